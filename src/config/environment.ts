@@ -1,0 +1,73 @@
+// Lays the environment's variables over a file's tree before anything is checked, so that one set of rules holds for both.
+import { createHash } from 'node:crypto';
+import { valueAt } from './check.ts';
+import { BROKEN, type Environment, type Path } from './load.ts';
+import { isCredential } from './scalars.ts';
+
+export interface Overlay {
+  readonly tree: unknown;
+  /** What is wrong with a variable that fits no setting: `[variable, what is wrong and what would be right]`. */
+  readonly faults: readonly (readonly [variable: string, message: string])[];
+  /** The variable that set a path, or something around it. */
+  variableOf(path: Path): string | undefined;
+}
+
+interface Layer {
+  tree: unknown;
+  readonly variables: [path: Path, variable: string][];
+  readonly faults: [variable: string, message: string][];
+}
+
+/** The tree as the environment changes it (INTERFACE section 1). A variable that is set to nothing counts as not set. */
+export function layEnvironment(tree: unknown, env: Environment, hasFile: boolean): Overlay {
+  const layer: Layer = { tree, variables: [], faults: [] };
+  if (!hasFile) addUpstream(layer, env);
+  setListeners(layer, env);
+  if (env.SLUICEGATE_ALLOW_ANONYMOUS) {
+    put(layer, ['server', 'allowAnonymous'], env.SLUICEGATE_ALLOW_ANONYMOUS, 'SLUICEGATE_ALLOW_ANONYMOUS');
+  }
+  if (env.SLUICEGATE_KEY) addClient(layer, env.SLUICEGATE_KEY);
+  const isWithin = (path: Path, outer: Path) => outer.every((segment, depth) => path[depth] === segment);
+  return { ...layer, variableOf: (path) => layer.variables.find(([outer]) => isWithin(path, outer))?.[1] };
+}
+
+function addUpstream(layer: Layer, env: Environment): void {
+  if (env.SLUICEGATE_UPSTREAM) {
+    const key = env.SLUICEGATE_UPSTREAM_KEY;
+    put(layer, ['upstreams', 'upstream', 'baseUrl'], env.SLUICEGATE_UPSTREAM, 'SLUICEGATE_UPSTREAM');
+    if (key) put(layer, ['upstreams', 'upstream', 'apiKey'], key, 'SLUICEGATE_UPSTREAM_KEY');
+    put(layer, ['upstreams', 'upstream', 'auth'], key ? 'bearer' : 'none', 'SLUICEGATE_UPSTREAM');
+  } else if (env.OPENAI_API_KEY) {
+    put(layer, ['upstreams', 'openai', 'baseUrl'], 'https://api.openai.com/v1', 'OPENAI_API_KEY');
+    put(layer, ['upstreams', 'openai', 'apiKey'], env.OPENAI_API_KEY, 'OPENAI_API_KEY');
+  }
+}
+
+function setListeners(layer: Layer, env: Environment): void {
+  const { SLUICEGATE_LISTEN: listen, SLUICEGATE_OPS_LISTEN: opsListen, PORT: port } = env;
+  if (listen) put(layer, ['server', 'listen'], listen, 'SLUICEGATE_LISTEN');
+  else if (port && /^\d{1,5}$/.test(port) && Number(port) <= 65_535) put(layer, ['server', 'listen'], `0.0.0.0:${port}`, 'PORT');
+  else if (port) layer.faults.push(['PORT', 'is not a port; set it to a number from 0 to 65535, or set SLUICEGATE_LISTEN']);
+  if (opsListen) put(layer, ['ops', 'listen'], opsListen, 'SLUICEGATE_OPS_LISTEN');
+}
+
+function addClient(layer: Layer, key: string): void {
+  const variable = 'SLUICEGATE_KEY';
+  if (!isCredential(key)) layer.faults.push([variable, 'is not a key; a key is visible ASCII without blanks or line breaks']);
+  const clients = valueAt(layer.tree, ['clients']) ?? [];
+  if (!Array.isArray(clients)) return;
+  const keySha256 = createHash('sha256').update(key).digest('hex');
+  put(layer, ['clients'], [...clients, { name: 'default', keySha256 }]);
+  layer.variables.push([['clients', clients.length], variable]);
+}
+
+/** Puts a value at a path, into copies: an alias may have made two sections one object. What is no mapping stays, and is reported. */
+function put(layer: Layer, path: Path, value: unknown, variable?: string): void {
+  const putInto = (tree: unknown, [key, ...rest]: Path): unknown => {
+    if (key === undefined) return value;
+    if (tree !== undefined && (typeof tree !== 'object' || tree === null || Array.isArray(tree))) return tree;
+    return { ...tree, [key]: putInto(valueAt(tree, [key]), rest) };
+  };
+  layer.tree = layer.tree === BROKEN ? BROKEN : putInto(layer.tree, path);
+  if (variable !== undefined) layer.variables.push([path, variable]);
+}

@@ -1,0 +1,85 @@
+// Prints a configuration as the YAML that would make it, without its secrets.
+import { stringify } from 'yaml';
+import type { Client, Config, Limits, Upstream } from '../config.ts';
+import { formatAddress, formatDuration, formatSize } from './scalars.ts';
+
+const MASK = '••••';
+
+// Any header or key of a query may be a credential; these are known not to be.
+const PLAIN = new Set([
+  'anthropic-beta',
+  'anthropic-version',
+  'api-version',
+  'http-referer',
+  'openai-beta',
+  'openai-organization',
+  'openai-project',
+  'user-agent',
+  'x-title',
+]);
+
+/**
+ * The effective configuration as YAML, for people: every setting with its value, secrets as `••••`, whatever their length
+ * (which no configuration accepts as a key, so that a pasted mask is noticed). Without upstreams a comment says what serves.
+ */
+export function printConfig(config: Config): string {
+  const { server, ops, log, upstreams, clients, anonymous } = config;
+  const settings = {
+    server: printServer(server),
+    ops: { listen: formatAddress(ops.listen), token: ops.token === undefined ? 'off' : MASK },
+    log,
+    ...(upstreams.length > 0 && { upstreams: new Map(upstreams.map((upstream) => [upstream.name, printUpstream(upstream)])) }),
+    clients: clients.map(printClient),
+    anonymous: { limits: printLimits(anonymous.limits) },
+  };
+  const text = stringify(settings, { lineWidth: 0, aliasDuplicateObjects: false });
+  return upstreams.length > 0 ? text : `${text}# upstreams: none; the built-in demo upstream serves\n`;
+}
+
+function printServer(server: Config['server']) {
+  return {
+    listen: formatAddress(server.listen),
+    allowAnonymous: server.allowAnonymous,
+    cors: server.cors ?? 'off',
+    trustProxy: server.trustProxy.length > 0 ? server.trustProxy : 'off',
+    hostnames: server.hostnames,
+    maxRequestBody: formatSize(server.maxRequestBodyBytes),
+    maxConnections: offIfInfinite(server.maxConnections),
+    clientStall: formatDuration(server.clientStallMs),
+    drain: formatDuration(server.drainMs),
+  };
+}
+
+function printUpstream(upstream: Upstream) {
+  const { connectMs, firstByteMs, idleMs, totalMs } = upstream.timeouts;
+  return {
+    baseUrl: upstream.baseUrl,
+    ...(upstream.apiKey !== undefined && { apiKey: MASK }),
+    auth: upstream.auth,
+    headers: maskUnknown(upstream.headers),
+    query: maskUnknown(upstream.query),
+    maxConnections: offIfInfinite(upstream.maxConnections),
+    timeouts: {
+      connect: formatDuration(connectMs),
+      firstByte: formatDuration(firstByteMs),
+      idle: formatDuration(idleMs),
+      total: formatDuration(totalMs),
+    },
+  };
+}
+
+function printClient({ name, keySha256, limits }: Client) {
+  return { name, keySha256, limits: printLimits(limits) };
+}
+
+function printLimits({ requestsPerMinute }: Limits) {
+  return { requestsPerMinute: requestsPerMinute ?? 'off' };
+}
+
+function maskUnknown(pairs: Readonly<Record<string, string>>): Record<string, string> {
+  return Object.fromEntries(Object.entries(pairs).map(([name, value]) => [name, PLAIN.has(name.toLowerCase()) ? value : MASK]));
+}
+
+function offIfInfinite(count: number): number | 'off' {
+  return count === Infinity ? 'off' : count;
+}

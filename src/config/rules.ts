@@ -1,0 +1,149 @@
+// The rules between settings: what each of them alone allows and all of them together do not, or only with a warning.
+import { keysOf, type Report, valueAt } from './check.ts';
+import type { Path } from './load.ts';
+import { isFieldName, isLoopback, isName, isNearby, parseAddress, parseBaseUrl } from './scalars.ts';
+
+/**
+ * Checks a tree that may have other problems: what is not readable is left to the schema, so that all problems show at once.
+ * `needsUpstream` is false where the built-in demo upstream stands in.
+ */
+export function checkRules(tree: unknown, needsUpstream: boolean, report: Report): void {
+  const names = keysOf(valueAt(tree, ['upstreams'])).map(String);
+  if (needsUpstream) checkUpstreamsExist(tree, names, report);
+  for (const name of names) {
+    checkUpstreamName(name, report);
+    checkBaseUrl(tree, ['upstreams', name, 'baseUrl'], report);
+    checkCredential(tree, ['upstreams', name], report);
+    checkHeaders(tree, ['upstreams', name, 'headers'], report);
+  }
+  checkPassthrough(tree, names, report);
+  checkUnique(tree, report);
+  checkExposure(tree, report);
+  checkSharedListener(tree, report);
+}
+
+/** The text of a setting, or its default; undefined where it is there but is not text. */
+function textAt(tree: unknown, path: Path, fallback = ''): string | undefined {
+  const value = valueAt(tree, path) ?? fallback;
+  return typeof value === 'string' ? value : undefined;
+}
+
+function checkUpstreamsExist(tree: unknown, names: string[], report: Report): void {
+  const upstreams = valueAt(tree, ['upstreams']);
+  const right = `write at least one, as "upstreams: { openai: { baseUrl: https://api.openai.com/v1, apiKey: '\${OPENAI_API_KEY}' } }"`;
+  if (upstreams === undefined) report(['upstreams'], `is missing; ${right}`);
+  else if (typeof upstreams === 'object' && upstreams !== null && names.length === 0) report(['upstreams'], `is empty; ${right}`);
+}
+
+function checkUpstreamName(name: string, report: Report): void {
+  if (!isName(name)) report(['upstreams', name], 'is not a name; write 1 to 64 of A-Z a-z 0-9 _ . -', { part: 'key' });
+}
+
+function checkBaseUrl(tree: unknown, path: Path, report: Report): void {
+  const url = parseBaseUrl(textAt(tree, path) ?? '');
+  if (url === undefined || new URL(url).protocol === 'https:' || isNearby(new URL(url).hostname)) return;
+  report(path, 'is plain http to a host beyond this machine and its private network: the key and every prompt travel in clear; use https', {
+    isWarning: true,
+  });
+}
+
+const SENDS_KEY = ['bearer', 'api-key', 'x-api-key'];
+
+function checkCredential(tree: unknown, path: Path, report: Report): void {
+  const auth = textAt(tree, [...path, 'auth'], 'bearer') ?? '';
+  const has = (key: string) => valueAt(tree, [...path, key]) !== undefined;
+  const upstream = valueAt(tree, path);
+  if (typeof upstream !== 'object' || upstream === null) return;
+  if (SENDS_KEY.includes(auth) && !has('apiKey') && !has('apiKeyFile') && !has('apiKeys')) {
+    report([...path, 'apiKey'], `is missing, and auth: ${auth} sends one; set apiKey, or auth: none`);
+  }
+  if (!has('apiKey')) return;
+  if (auth === 'passthrough')
+    report([...path, 'apiKey'], "is never sent with auth: passthrough, which sends the client's; remove one of them");
+  if (auth === 'none') report([...path, 'apiKey'], 'is never sent with auth: none; remove one of them', { isWarning: true });
+}
+
+// RFC 9110 7.6.1 (and what else is about one connection only), and what the gateway itself must say for a request to be framed right.
+const NOT_TO_SET = new Set([
+  'connection',
+  'content-length',
+  'expect',
+  'host',
+  'keep-alive',
+  'proxy-authenticate',
+  'proxy-authorization',
+  'proxy-connection',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+]);
+
+function checkHeaders(tree: unknown, path: Path, report: Report): void {
+  const seen = new Set<string>();
+  for (const key of keysOf(valueAt(tree, path)).map(String)) {
+    const name = key.toLowerCase();
+    const complain = (message: string) => report([...path, key], message, { part: 'key' });
+    if (!isFieldName(key)) complain("is not a header's name; write letters, digits and -, as OpenAI-Organization");
+    else if (NOT_TO_SET.has(name)) complain('is set by the gateway for each connection; remove it');
+    else if (seen.has(name)) complain('is there twice, in different case; keep one of them');
+    seen.add(name);
+  }
+}
+
+function checkPassthrough(tree: unknown, names: string[], report: Report): void {
+  const isPassing = (name: string) => textAt(tree, ['upstreams', name, 'auth']) === 'passthrough';
+  if (keysOf(valueAt(tree, ['clients'])).length === 0 || names.every(isPassing)) return;
+  for (const name of names.filter(isPassing)) {
+    report(
+      ['upstreams', name, 'auth'],
+      "is passthrough, other upstreams are not, and there are clients: Authorization would hold a client's own credential for one and its " +
+        'Sluicegate key for another, and could be sent to the wrong one; make all upstreams passthrough (the Sluicegate key then comes in x-sluicegate-key) or none',
+    );
+  }
+}
+
+function checkUnique(tree: unknown, report: Report): void {
+  const names = new Set<string>();
+  const owners = new Map<string, PropertyKey>();
+  for (const index of keysOf(valueAt(tree, ['clients']))) {
+    const name = textAt(tree, ['clients', index, 'name']);
+    if (name && names.has(name)) report(['clients', index, 'name'], 'repeats the name of another client; give each client its own');
+    if (name) names.add(name);
+    for (const path of hashPaths(tree, index)) {
+      const hash = textAt(tree, path)?.toLowerCase();
+      if (!hash) continue;
+      if ((owners.get(hash) ?? index) !== index)
+        report(path, 'repeats the key of another client; make each client its own: sluicegate key NAME');
+      else owners.set(hash, index);
+    }
+  }
+}
+
+function hashPaths(tree: unknown, client: PropertyKey): Path[] {
+  const path = ['clients', client, 'keySha256'];
+  const value = valueAt(tree, path);
+  return Array.isArray(value) ? keysOf(value).map((index) => [...path, index]) : [path];
+}
+
+function checkExposure(tree: unknown, report: Report): void {
+  const path = ['server', 'listen'];
+  const listen = parseAddress(textAt(tree, path, '127.0.0.1:8080') ?? '');
+  const clients = valueAt(tree, ['clients']) ?? [];
+  const hasNoClients = Array.isArray(clients) && clients.length === 0;
+  if (!listen || isLoopback(listen.host) || !hasNoClients || textAt(tree, ['server', 'allowAnonymous'], 'false') !== 'false') return;
+  report(
+    path,
+    'is an address beyond this machine, and no clients are configured: anyone who reaches it could spend your keys; add a client ' +
+      '(`sluicegate key NAME` prints one, or set SLUICEGATE_KEY), or listen on 127.0.0.1, or set allowAnonymous: true ' +
+      '(SLUICEGATE_ALLOW_ANONYMOUS=true)',
+  );
+}
+
+function checkSharedListener(tree: unknown, report: Report): void {
+  const listen = parseAddress(textAt(tree, ['server', 'listen'], '127.0.0.1:8080') ?? '');
+  const ops = parseAddress(textAt(tree, ['ops', 'listen'], '127.0.0.1:9464') ?? '');
+  if (!listen || !ops || listen.port === 0 || listen.port !== ops.port || listen.host !== ops.host) return;
+  if (textAt(tree, ['ops', 'token'], 'off') !== 'off') return;
+  report(['ops', 'listen'], 'is the address of clients too, who could then read the metrics; set ops.token, or give it a port of its own');
+}

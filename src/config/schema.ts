@@ -1,0 +1,174 @@
+// The schema of a configuration: every setting with its words, its default and what it means; also written out for editors.
+import * as z from 'zod';
+import {
+  address,
+  baseUrl,
+  clientName,
+  count,
+  credential,
+  duration,
+  durationOrZero,
+  fieldValue,
+  flag,
+  hostname,
+  keyHash,
+  network,
+  OFF,
+  oneOf,
+  origin,
+  orOff,
+  price,
+  queryValue,
+  size,
+  someText,
+  word,
+} from './words.ts';
+
+/** A mapping of known keys. Its complaint about unknown keys is the list of the known ones, from which the nearest is named. */
+function section<T extends z.core.$ZodLooseShape>(shape: T) {
+  return z.strictObject(shape, { error: (issue) => (issue.code === 'unrecognized_keys' ? Object.keys(shape).join(' ') : undefined) });
+}
+
+/** A choice of two forms; `expected` is what to say of a value that is neither. */
+function either<A extends z.ZodType, B extends z.ZodType>(first: A, second: B, expected: string) {
+  return z.union([first, second], { error: () => expected });
+}
+
+const off = word({ read: (text) => (text === 'off' ? null : undefined), expected: 'write off', json: [OFF] });
+const someWord = word(someText);
+const fileOrOff = word(orOff(someText, null));
+
+const server = section({
+  listen: address('127.0.0.1:8080').prefault('127.0.0.1:8080').describe('Where clients call; port 0 takes any free one.'),
+  allowAnonymous: flag.prefault(false).describe('Whether an address beyond loopback may serve without any clients configured.'),
+  tls: either(off, section({ cert: someWord, key: someWord }), 'write off, or cert and key')
+    .optional()
+    .describe('Certificate and key for HTTPS. Not yet supported.'),
+  cors: either(off, section({ origins: z.array(word(origin)).min(1) }), 'write off, or origins: [https://app.example]')
+    .prefault('off')
+    .describe('Web pages that may call from a browser.'),
+  trustProxy: either(off, z.array(word(network)), 'write off, or a list as [10.0.0.0/8]')
+    .prefault('off')
+    .describe('Addresses from which X-Forwarded-For is believed.'),
+  hostnames: z.array(word(hostname)).prefault([]).describe('Names by which this gateway is called, besides its address.'),
+  maxRequestBody: word(orOff(size, Infinity)).prefault('64MiB').describe('A larger request body is answered 413.'),
+  maxHeldBodies: word(orOff(size, Infinity)).optional().describe('Request bodies held at one time, all together. Not yet supported.'),
+  maxConnections: word(orOff(count, Infinity)).prefault(10_000).describe('Connections of clients at one time.'),
+  workers: either(word(count), oneOf('auto'), 'write a whole number, or auto').optional().describe('Processes. Only 1 is supported yet.'),
+  clientStall: word(orOff(duration, Infinity)).prefault('60s').describe('A client that takes nothing for so long is closed.'),
+  drain: word(orOff(durationOrZero, Infinity)).prefault('60s').describe('How long live streams may finish after SIGTERM.'),
+});
+
+const ops = section({
+  listen: address('127.0.0.1:9464').prefault('127.0.0.1:9464').describe('Where metrics, health and the live page are served.'),
+  token: word(orOff(credential, null)).prefault('off').describe('Asked for everything on this listener but the health checks.'),
+});
+
+const log = section({
+  level: oneOf('trace', 'debug', 'info', 'warn', 'error', 'silent').prefault('info'),
+  format: oneOf('auto', 'json', 'pretty').prefault('auto').describe('auto: pretty on a terminal, JSON lines elsewhere.'),
+});
+
+const sse = section({
+  heartbeat: word(orOff(duration, null)).optional().describe('A comment after so much silence. Not yet supported.'),
+  earlyHeaders: word(orOff(duration, null)).optional().describe('Headers before the upstream gave any. Not yet supported.'),
+});
+
+const timeouts = section({
+  connect: word(duration).prefault('5s').describe('To connect, and to wait for a free connection.'),
+  firstByte: word(orOff(duration, Infinity)).prefault('10m').describe('From the last request byte to the first event with meaning.'),
+  idle: word(orOff(duration, Infinity)).prefault('10m').describe('Between events with meaning.'),
+  total: word(orOff(duration, Infinity)).prefault('1h').describe('For a whole request.'),
+});
+
+const upstream = section({
+  baseUrl: word(baseUrl).describe('What stands in front of /chat/completions, for example https://api.openai.com/v1.'),
+  apiKey: word(credential).optional().describe(`The key sent upstream, best as \${NAME} from the environment.`),
+  apiKeyFile: someWord.optional().describe('Not yet supported.'),
+  apiKeys: z.array(word(credential)).optional().describe('Not yet supported.'),
+  auth: oneOf('bearer', 'api-key', 'x-api-key', 'none', 'passthrough')
+    .prefault('bearer')
+    .describe("How the key is sent; none sends no key, passthrough sends on the client's own credential."),
+  headers: z.record(z.string(), word(fieldValue)).prefault({}).describe('Set on every request.'),
+  query: z.record(z.string(), word(queryValue)).prefault({}).describe('Added to every request, for example api-version.'),
+  usage: oneOf('ask', 'continuous', 'asSent').optional().describe('Only asSent is supported yet.'),
+  onClientGone: either(oneOf('abort'), section({ drain: word(duration) }), 'write abort, or drain: 30s')
+    .optional()
+    .describe('Only abort is supported yet.'),
+  caFile: fileOrOff.optional().describe('Not yet supported.'),
+  certFile: fileOrOff.optional().describe('Not yet supported.'),
+  keyFile: fileOrOff.optional().describe('Not yet supported.'),
+  maxConnections: word(orOff(count, Infinity)).prefault(1024).describe('Beyond, a request waits at most timeouts.connect, then 503.'),
+  eject: either(off, section({ failures: word(count), for: word(duration) }), 'write off, or failures: 5 and for: 10s')
+    .optional()
+    .describe('Not yet supported.'),
+  timeouts: timeouts.prefault({}),
+  http2: oneOf('off', 'on').optional().describe('Only off is supported yet.'),
+});
+
+const target = either(someWord, section({ name: someWord, weight: word(count).optional() }), 'write a name, or name and weight');
+const model = section({
+  match: someWord,
+  upstreams: z.array(target).min(1),
+  replay: word(size).optional(),
+  rewrite: someWord.optional(),
+  balance: oneOf('order', 'leastBusy').optional(),
+  hedge: word(orOff(duration, null)).optional(),
+  price: section({
+    input: word(price).optional(),
+    cachedInput: word(price).optional(),
+    cacheWrite: word(price).optional(),
+    output: word(price).optional(),
+    audioInput: word(price).optional(),
+    audioOutput: word(price).optional(),
+  }).optional(),
+});
+
+const limits = section({
+  requestsPerMinute: word(orOff(count, null)).optional().describe('Requests in any minute.'),
+  tokensPerMinute: word(orOff(count, null)).optional().describe('Not yet supported.'),
+  concurrentStreams: word(orOff(count, null)).optional().describe('Not yet supported.'),
+  budget: either(off, section({ usd: word(price), per: oneOf('hour', 'day', 'week', 'month') }), 'write off, or usd: 20 and per: day')
+    .optional()
+    .describe('Not yet supported.'),
+  onExhausted: oneOf('finish', 'cut').optional().describe('Not yet supported.'),
+});
+
+const client = section({
+  name: word(clientName),
+  keySha256: either(word(keyHash), z.array(word(keyHash)).min(1), `${keyHash.expected}, or a list of such`).describe(
+    'SHA-256 of the key; several while a key is being changed.',
+  ),
+  models: z.array(someWord).optional().describe('Not yet supported.'),
+  endpoints: z.array(someWord).optional().describe('Not yet supported.'),
+  limits: limits.prefault({}),
+});
+
+/** The whole of a configuration file, after variables: from a tree of text to typed values, `off` as Infinity, null or []. */
+export const schema = section({
+  server: server.prefault({}),
+  ops: ops.prefault({}),
+  log: log.prefault({}),
+  sse: sse.prefault({}),
+  upstreams: z.record(z.string(), upstream).prefault({}).describe('Providers by name; the first one serves.'),
+  models: z.array(model).prefault([]).describe('Routes by model. Not yet supported.'),
+  clients: z.array(client).prefault([]).describe('Who may call; none: anyone who reaches the listener.'),
+  anonymous: section({ limits: limits.prefault({}) })
+    .prefault({})
+    .describe('Limits per address, where there are no clients.'),
+  limits: section({ store: someWord.optional(), onStoreFailure: oneOf('allow', 'deny').optional() })
+    .prefault({})
+    .describe('Where limits are counted. Only store: memory is supported yet.'),
+});
+
+export type Settings = z.output<typeof schema>;
+
+/** The schema as JSON Schema (draft 2020-12) for editors: the content of config/sluicegate.schema.json. */
+export function configJsonSchema(): unknown {
+  return {
+    ...z.toJSONSchema(schema, { io: 'input' }),
+    title: 'Sluicegate configuration',
+    required: ['upstreams'],
+    $defs: { variable: { type: 'string', pattern: '\\$\\{', description: `From the environment: \${NAME} or \${NAME:-default}.` } },
+  };
+}

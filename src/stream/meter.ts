@@ -1,0 +1,248 @@
+// Watches one answer as it is relayed: what it is, what it says about tokens, how much text has gone by, whether it has ended.
+import type { Dialect, EventReader, StreamError, Usage } from '../upstream/dialects/dialect.ts';
+import { createTopLevelScanner, decodeString, decodeValue } from './json.ts';
+import { createEventScanner } from './sse.ts';
+import type { Tokenizer } from './tokens.ts';
+
+/** Text of a stream is held up to this, then counted: usage may yet come, and then nothing need be counted. */
+const MAX_HELD_TEXT = 16_384;
+const MAX_USAGE_BYTES = 65_536;
+
+export interface Meter {
+  /** Looks at the next relayed bytes of the body (latin1). Never throws: a fault switches it off for the rest of this stream. */
+  observe(bytes: string): void;
+  /** A fault has switched it off; framing (`isEventOpen`, `hasIdOrRetry`) is still followed, where that was not the fault. */
+  readonly isOff: boolean;
+  readonly eventCount: number;
+  /** Events with text, reasoning, tool-call arguments, refusal, audio or image. */
+  readonly contentCount: number;
+  /** Grows with everything but pings, comments and empty deltas: what the idle clock goes by. */
+  readonly meaningCount: number;
+  /** UTF-8 bytes of output text, for rates. */
+  readonly textLength: number;
+  readonly model: string | undefined;
+  /** A proper end of the body would be the answer's end; true also where that cannot be known (off, or an event too long to read). */
+  readonly isComplete: boolean;
+  /** The terminal event came. */
+  readonly isTerminated: boolean;
+  /** The upstream said in the stream that it failed. */
+  readonly hasError: boolean;
+  readonly hasIdOrRetry: boolean;
+  /** Nothing may be inserted here. */
+  readonly isEventOpen: boolean;
+  /** The last event to write when the upstream breaks, framed; `''` where the body is no event stream. */
+  errorEvent(error: StreamError): string;
+  /** Tokens, at the end: as the upstream reported them, else counted. Undefined where there is nothing to say. Never rejects. */
+  usage(): Promise<Metered | undefined>;
+}
+
+/** A number without a source is not known, and not to be recorded. */
+export interface Metered extends Usage {
+  inputSource: 'reported' | 'running' | undefined;
+  outputSource: 'reported' | 'running' | 'counted' | undefined;
+}
+
+/** A meter for a text/event-stream answer. */
+export function createStreamMeter(dialect: Dialect, tokenizer: Tokenizer): Meter {
+  const reader = dialect.createReader();
+  const scanner = createEventScanner(readEvent);
+  const counter = createTextCounter(reader, tokenizer);
+  let isOff = false;
+  let isScannerOff = false;
+
+  function readEvent(name: string, data: string): void {
+    if (isOff) return;
+    try {
+      reader.read(name, data);
+      counter.bound();
+    } catch {
+      isOff = true;
+    }
+  }
+
+  function observe(bytes: string): void {
+    if (isScannerOff) return;
+    try {
+      scanner.scan(bytes);
+    } catch {
+      isOff = isScannerOff = true;
+    }
+  }
+
+  return {
+    observe,
+    errorEvent: (error) => dialect.errorEvent(error, reader),
+    async usage() {
+      try {
+        return isOff ? undefined : await settleUsage(reader, counter);
+      } catch {
+        return undefined;
+      }
+    },
+    get isOff() {
+      return isOff;
+    },
+    get eventCount() {
+      return scanner.eventCount;
+    },
+    get contentCount() {
+      return reader.contentCount;
+    },
+    get meaningCount() {
+      return isOff ? scanner.eventCount : reader.meaningCount;
+    },
+    get textLength() {
+      return reader.textLength;
+    },
+    get model() {
+      return reader.model;
+    },
+    get isComplete() {
+      return isOff || scanner.hasOverflowed || reader.isComplete;
+    },
+    get isTerminated() {
+      return reader.isTerminated;
+    },
+    get hasError() {
+      return reader.hasError;
+    },
+    get hasIdOrRetry() {
+      return scanner.hasIdOrRetry;
+    },
+    get isEventOpen() {
+      return isScannerOff || scanner.isEventOpen;
+    },
+  };
+}
+
+interface TextCounter {
+  /** Hands text on to the tokenizer once there is too much of it. */
+  bound(): void;
+  /** All tokens of all text. */
+  total(): Promise<number>;
+}
+
+/** Counts a reader's text in slices cut before white space, where tokens begin. */
+function createTextCounter(reader: EventReader, tokenizer: Tokenizer): TextCounter {
+  let takenLength = 0;
+  let rest = '';
+  let counted = Promise.resolve(0);
+
+  function add(text: string): void {
+    if (text === '') return;
+    const tokens = tokenizer.count(reader.model, text);
+    counted = Promise.all([counted, tokens]).then(([before, more]) => before + more);
+  }
+
+  function bound(): void {
+    if (reader.textLength - takenLength < MAX_HELD_TEXT) return;
+    takenLength = reader.textLength;
+    const text = rest + reader.takeText();
+    const cut = lastWordStart(text);
+    rest = text.slice(cut);
+    add(text.slice(0, cut));
+  }
+
+  async function total(): Promise<number> {
+    add(rest + reader.takeText());
+    rest = '';
+    return await counted;
+  }
+  return { bound, total };
+}
+
+/** Where the last run of white space begins, if it is near the end; else the end. */
+function lastWordStart(text: string): number {
+  for (let at = text.length - 1; at > Math.max(0, text.length - 512); at--) {
+    if (isBlank(text, at) && !isBlank(text, at - 1)) return at;
+  }
+  return text.length;
+}
+
+function isBlank(text: string, at: number): boolean {
+  const code = text.charCodeAt(at);
+  return code === 32 || (code >= 9 && code <= 13);
+}
+
+const NOTHING: Usage = { input: 0, output: 0, cachedInput: 0, cacheWrite: 0, reasoning: 0, audioInput: 0, audioOutput: 0 };
+
+async function settleUsage(reader: EventReader, counter: TextCounter): Promise<Metered | undefined> {
+  const { usage } = reader;
+  if (usage !== undefined && reader.isUsageFinal) return { ...usage, inputSource: 'reported', outputSource: 'reported' };
+  if (usage !== undefined && reader.isOutputKnown) return { ...usage, inputSource: 'running', outputSource: 'running' };
+  const hasText = reader.textLength > 0;
+  if (usage === undefined && !hasText) return undefined;
+  return {
+    ...(usage ?? NOTHING),
+    output: await counter.total(),
+    reasoning: 0, // part of an output that is not known
+    audioOutput: 0,
+    inputSource: usage === undefined ? undefined : 'running',
+    outputSource: hasText ? 'counted' : undefined,
+  };
+}
+
+/** A meter for a JSON answer: finds `usage` and `model` in passing, whatever the size. */
+export function createBodyMeter(dialect: Dialect): Meter {
+  const scanner = createTopLevelScanner(['usage', 'model'], MAX_USAGE_BYTES);
+  return createFlatMeter({
+    scan: scanner.scan,
+    model: () => decodeString(scanner.value('model') ?? '') || undefined,
+    usage() {
+      const usage = dialect.usageOf(decodeValue(scanner.value('usage') ?? ''));
+      return usage && { ...usage, inputSource: 'reported', outputSource: 'reported' };
+    },
+  });
+}
+
+/** A meter for bodies that say nothing about themselves. */
+export function createNullMeter(): Meter {
+  return createFlatMeter({ scan() {}, model: () => undefined, usage: () => undefined });
+}
+
+interface FlatBody {
+  scan(bytes: string): void;
+  model(): string | undefined;
+  usage(): Metered | undefined;
+}
+
+/** What is no event stream has no events, ends where its framing says, and takes no insertion. */
+function createFlatMeter(body: FlatBody): Meter {
+  let isOff = false;
+  let meaningCount = 0;
+
+  function guard<T>(look: () => T): T | undefined {
+    try {
+      return isOff ? undefined : look();
+    } catch {
+      isOff = true;
+      return undefined;
+    }
+  }
+
+  return {
+    observe(bytes) {
+      if (/\S/.test(bytes)) meaningCount++; // some keep a JSON answer alive with blanks
+      guard(() => body.scan(bytes));
+    },
+    errorEvent: () => '',
+    usage: async () => guard(body.usage),
+    eventCount: 0,
+    contentCount: 0,
+    textLength: 0,
+    isComplete: true,
+    isTerminated: false,
+    hasError: false,
+    hasIdOrRetry: false,
+    isEventOpen: true,
+    get isOff() {
+      return isOff;
+    },
+    get meaningCount() {
+      return meaningCount;
+    },
+    get model() {
+      return guard(body.model);
+    },
+  };
+}

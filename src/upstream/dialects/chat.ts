@@ -1,0 +1,107 @@
+// Chat completions as OpenAI defines them and as two dozen providers bend them; completions.ts shares the frame.
+import { type Dialect, type EventReader, formatEvent, isObject, type JsonObject, openaiError, type Usage } from './dialect.ts';
+import { createReader, type Findings } from './reader.ts';
+import { readOpenaiUsage } from './usage.ts';
+
+/** Adds what one choice of an event holds; returns whether it holds anything at all but a role. */
+export type ChoiceReader = (choice: JsonObject, findings: Findings) => boolean;
+
+/** A dialect of events with `choices`, a `usage` in one of the last, and `[DONE]`. */
+export function createChoicesDialect(name: string, readChoice: ChoiceReader): Dialect {
+  return {
+    name,
+    createReader: () => createChoicesReader(readChoice),
+    usageOf: readOpenaiUsage,
+    errorEvent: (error) => formatEvent(undefined, { error: openaiError(error) }),
+  };
+}
+
+/** https://platform.openai.com/docs/api-reference/chat-streaming */
+export const chat: Dialect = createChoicesDialect('chat', (choice, findings) => {
+  if (!isObject(choice.delta)) return false;
+  readDelta(choice.delta, findings);
+  return Object.entries(choice.delta).some(([key, value]) => key !== 'role' && hasSomething(value));
+});
+
+function createChoicesReader(readChoice: ChoiceReader): EventReader {
+  const open = new Set<unknown>(); // indexes of choices without a finish_reason
+  const finished = new Set<unknown>();
+  let hasChoices = false;
+  const isComplete = () => hasChoices && open.size === 0;
+
+  function readChoices(choices: unknown, findings: Findings): boolean {
+    let hasFinish = false;
+    for (const choice of Array.isArray(choices) ? choices : []) {
+      if (!isObject(choice)) continue;
+      const index = choice.index ?? 0;
+      if (!open.has(index) && !finished.has(index)) {
+        open.add(index);
+        hasChoices = true;
+        findings.addMeaning();
+      }
+      if (readChoice(choice, findings)) findings.addMeaning();
+      if (!choice.finish_reason) continue;
+      hasFinish = true;
+      open.delete(index);
+      finished.add(index);
+      findings.addMeaning();
+      if (choice.finish_reason === 'error') findings.setError(); // OpenRouter
+    }
+    return hasFinish;
+  }
+
+  return createReader({
+    interpret(event, name, findings) {
+      const isError = Boolean(event.error) || name === 'error';
+      if (isError) findings.setError();
+      findings.setModel(event.model);
+      const hasFinish = readChoices(event.choices, findings);
+      const usage = readUsage(event);
+      findings.setUsage(usage, isComplete());
+      if (event.prompt_filter_results) findings.addMeaning(); // Azure's first event
+      return !isError && !hasFinish && usage === undefined;
+    },
+    isComplete,
+  });
+}
+
+/** Ollama puts zeros on every chunk until the last: no answer has cost nothing, so zeros say nothing. */
+function readUsage(event: JsonObject): Usage | undefined {
+  const nested = isObject(event.x_groq) ? event.x_groq.usage : undefined;
+  const usage = readOpenaiUsage(event.usage ?? nested);
+  return usage && usage.input + usage.output > 0 ? usage : undefined;
+}
+
+function readDelta(delta: JsonObject, findings: Findings): void {
+  readContent(delta.content, findings);
+  findings.addText(delta.reasoning_content || delta.reasoning); // vLLM gives the same text under both names
+  findings.addText(delta.refusal);
+  for (const call of Array.isArray(delta.tool_calls) ? delta.tool_calls : []) readToolCall(call, findings);
+  if (isObject(delta.function_call)) findings.addText(delta.function_call.arguments);
+  if (isObject(delta.audio)) {
+    findings.addOpaque(delta.audio.data);
+    findings.addText(delta.audio.transcript);
+  }
+  findings.addOpaque(Array.isArray(delta.images) && delta.images.length > 0);
+}
+
+/** A string, or Mistral's list of parts: text, and thinking with parts of its own. */
+function readContent(content: unknown, findings: Findings): void {
+  findings.addText(content);
+  for (const part of Array.isArray(content) ? content : []) {
+    if (!isObject(part)) continue;
+    findings.addText(part.text);
+    for (const thought of Array.isArray(part.thinking) ? part.thinking : []) if (isObject(thought)) findings.addText(thought.text);
+  }
+}
+
+function readToolCall(call: unknown, findings: Findings): void {
+  if (!isObject(call)) return;
+  if (isObject(call.function)) findings.addText(call.function.arguments);
+  if (isObject(call.custom)) findings.addText(call.custom.input);
+}
+
+/** Not null, not '', not [] and not {}. */
+function hasSomething(value: unknown): boolean {
+  return typeof value === 'object' && value !== null ? Object.keys(value).length > 0 : Boolean(value);
+}

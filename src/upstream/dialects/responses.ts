@@ -1,0 +1,45 @@
+// The Responses API: named events, numbered, with the usage in whichever of three ends the stream.
+import { type Dialect, formatEvent, isObject, type JsonObject, openaiError } from './dialect.ts';
+import { createNamedDialect, type NamedEvents } from './named.ts';
+import type { Findings } from './reader.ts';
+
+const TERMINAL = new Set(['response.completed', 'response.incomplete', 'response.failed']);
+
+/** https://platform.openai.com/docs/api-reference/responses-streaming; an error must carry both forms, openai-python raises on the nested one only. */
+export const responses: Dialect = {
+  ...createNamedDialect('responses', responsesEvents),
+  errorEvent: (error, reader) =>
+    formatEvent('error', {
+      type: 'error',
+      sequence_number: reader.sequenceNumber + 1,
+      code: error.code,
+      message: error.message,
+      param: null,
+      error: openaiError(error),
+    }),
+};
+
+function responsesEvents(): NamedEvents {
+  const inDeltas = new Set<unknown>(); // output_index of the items that came in deltas
+
+  function readContent(type: string, event: JsonObject, findings: Findings): boolean {
+    if (type === 'response.output_item.done') {
+      if (!inDeltas.has(event.output_index)) readWholeCall(event.item, findings);
+    } else if (type === 'response.image_generation_call.partial_image') findings.addOpaque(event.partial_image_b64);
+    else if (type.endsWith('.delta') && typeof event.delta === 'string') {
+      inDeltas.add(event.output_index);
+      if (type.endsWith('audio.delta')) findings.addOpaque(event.delta);
+      else findings.addText(event.delta);
+      return true;
+    }
+    return false;
+  }
+  return { readContent, terminal: TERMINAL, envelope: 'response', failed: 'response.failed' };
+}
+
+/** Some give a call's arguments in one piece, without deltas (xAI). A server's own tool calls are not the client's text. */
+function readWholeCall(item: unknown, findings: Findings): void {
+  if (!isObject(item)) return;
+  if (item.type === 'function_call') findings.addText(item.arguments);
+  else if (item.type === 'custom_tool_call') findings.addText(item.input);
+}

@@ -1,0 +1,127 @@
+// Recognises an event that differs from an earlier one in its text only, so that it need not be parsed.
+//
+// In a stream nearly all events are one event with another text. What is equal byte for byte around the text has the same meaning
+// as in the event that was parsed, whatever the provider puts there: exact where a search for keys would be guesswork.
+// All metering of an event of 330 bytes takes 0.4 µs so, and 2.1 where each is decoded and parsed.
+
+/** Values that no dialect reads: they may differ as well. */
+const PADDING = new Set(['obfuscation', 'p', 'id', 'item_id']);
+const COUNTERS = new Set(['sequence_number', 'created']);
+
+type Hole = 'text' | 'padding' | 'created' | 'sequence_number';
+
+export interface Template {
+  /** Does the event fit? Then `text` and `sequenceNumber` are those of this event. */
+  match(name: string, data: string): boolean;
+  /** Raw: latin1, with its JSON escapes. Never empty. */
+  readonly text: string;
+  /** -1 where the event has none. */
+  readonly sequenceNumber: number;
+}
+
+interface Gap {
+  readonly hole: Hole;
+  readonly start: number;
+  readonly end: number;
+}
+
+/** The template of an event whose only text is `text` (decoded); undefined where that cannot be found in it. */
+export function createTemplate(name: string, data: string, text: string): Template | undefined {
+  const gaps = findGaps(data, text);
+  if (!gaps.some((gap) => gap.hole === 'text')) return undefined;
+  const literals = gaps.map((gap, i) => detach(data.slice(gaps[i - 1]?.end ?? 0, gap.start)));
+  literals.push(detach(data.slice(gaps.at(-1)!.end)));
+  return compile(
+    name,
+    literals,
+    gaps.map((gap) => gap.hole),
+  );
+}
+
+function compile(eventName: string, literals: readonly string[], holes: readonly Hole[]): Template {
+  const last = literals.length - 1;
+  const template = { match, text: '', sequenceNumber: -1 };
+  function match(name: string, data: string): boolean {
+    if (name !== eventName) return false;
+    let text = '';
+    let at = 0;
+    for (let i = 0; i < last; i++) {
+      const literal = literals[i]!;
+      const start = at + literal.length;
+      if (data.slice(at, start) !== literal) return false; // 26 ns for 240 bytes, startsWith 121
+      const hole = holes[i]!;
+      const isNumber = hole === 'sequence_number' || hole === 'created';
+      at = isNumber ? endOfDigits(data, start) : endOfString(data, start);
+      if (at < 0) return false;
+      if (hole === 'text') {
+        const found = data.slice(start, at);
+        if (found === '' || (text !== '' && text !== found)) return false;
+        text = found;
+      } else if (hole === 'sequence_number') template.sequenceNumber = Number(data.slice(start, at));
+    }
+    if (data.slice(at) !== literals[last]) return false;
+    template.text = text;
+    return true;
+  }
+  return template;
+}
+
+/** All string values that are the text, the padding and the counters, in order. A provider may give one text under two names. */
+function findGaps(data: string, text: string): Gap[] {
+  const gaps: Gap[] = [];
+  let key = '';
+  for (let open = data.indexOf('"'); open >= 0; ) {
+    const end = endOfString(data, open + 1);
+    if (end < 0) return [];
+    const raw = data.slice(open + 1, end);
+    const value = skipColon(data, end + 1);
+    if (value > 0) {
+      key = raw;
+      const digits = COUNTERS.has(key) ? endOfDigits(data, value) : -1;
+      if (digits > value) gaps.push({ hole: key as Hole, start: value, end: digits });
+    } else if (PADDING.has(key)) gaps.push({ hole: 'padding', start: open + 1, end });
+    else if (isText(raw, text)) gaps.push({ hole: 'text', start: open + 1, end });
+    open = data.indexOf('"', end + 1);
+  }
+  return gaps;
+}
+
+function isText(raw: string, text: string): boolean {
+  if (raw === text) return true;
+  if (raw.length < text.length) return false;
+  try {
+    return JSON.parse(`"${Buffer.from(raw, 'latin1').toString('utf8')}"`) === text;
+  } catch {
+    return false;
+  }
+}
+
+/** Where the value begins, if what stands here is a colon. */
+function skipColon(data: string, start: number): number {
+  let at = start;
+  while (data.charCodeAt(at) === 32) at++;
+  if (data.charCodeAt(at++) !== 58) return -1;
+  while (data.charCodeAt(at) === 32) at++;
+  return at;
+}
+
+/** Of the closing quote of the string whose content begins at `start`; -1 for none. */
+function endOfString(data: string, start: number): number {
+  for (let quote = data.indexOf('"', start); quote >= 0; quote = data.indexOf('"', quote + 1)) {
+    let first = quote;
+    while (first > start && data.charCodeAt(first - 1) === 92) first--;
+    if ((quote - first) % 2 === 0) return quote;
+  }
+  return -1;
+}
+
+function endOfDigits(data: string, start: number): number {
+  let at = start;
+  while (at < data.length && data.charCodeAt(at) >= 48 && data.charCodeAt(at) <= 57) at++;
+  return at;
+}
+
+/** A copy: a slice would keep the whole chunk that it was cut from. */
+function detach(text: string): string {
+  return Buffer.from(text, 'latin1').toString('latin1');
+}

@@ -1,0 +1,256 @@
+// Recorded streams give the usage that their providers reported, however they are cut; and what nobody reported is counted.
+import { countTokens as countCl100k } from 'gpt-tokenizer/encoding/cl100k_base';
+import { countTokens as countO200k } from 'gpt-tokenizer/encoding/o200k_base';
+import t from 'tap';
+import { createBodyMeter, createNullMeter, createStreamMeter, type Meter } from '../../src/stream/meter.ts';
+import { createEventScanner } from '../../src/stream/sse.ts';
+import { createTokenizer, encodingOf, estimateTokens, type Tokenizer } from '../../src/stream/tokens.ts';
+import { anthropic } from '../../src/upstream/dialects/anthropic.ts';
+import { chat } from '../../src/upstream/dialects/chat.ts';
+import { completions } from '../../src/upstream/dialects/completions.ts';
+import type { Dialect, JsonObject, Usage } from '../../src/upstream/dialects/dialect.ts';
+import { plain } from '../../src/upstream/dialects/plain.ts';
+import { responses } from '../../src/upstream/dialects/responses.ts';
+import { createRandom } from '../support/random.ts';
+import { recordedStreams } from '../support/streams.ts';
+
+const dialects: Record<string, Dialect> = { chat, completions, responses, anthropic };
+const tokenizer = createTokenizer();
+t.teardown(() => tokenizer.close());
+const raw = { disallowedSpecial: new Set<string>() };
+
+/** INTERFACE, section 6, in the plainest way. */
+function expectedUsage(reported: JsonObject, dialect: string): Usage {
+  const number = (...path: string[]): number =>
+    Number(path.reduce<unknown>((at, key) => (at as JsonObject | undefined)?.[key], reported) ?? 0);
+  const none = { cacheWrite: 0, reasoning: 0, audioInput: 0, audioOutput: 0 };
+  if (dialect === 'anthropic') {
+    const cachedInput = number('cache_read_input_tokens');
+    const cacheWrite = number('cache_creation_input_tokens');
+    return { ...none, input: number('input_tokens') + cachedInput + cacheWrite, output: number('output_tokens'), cachedInput, cacheWrite };
+  }
+  if (dialect === 'responses') {
+    const cachedInput = number('input_tokens_details', 'cached_tokens');
+    const reasoning = number('output_tokens_details', 'reasoning_tokens');
+    return { ...none, input: number('input_tokens'), output: number('output_tokens'), cachedInput, reasoning };
+  }
+  const input = number('prompt_tokens');
+  const reasoning = number('completion_tokens_details', 'reasoning_tokens');
+  const cachedInput = number('prompt_tokens_details', 'cached_tokens');
+  // In all recordings the total is right, so what is not input is output.
+  return { ...none, input, output: number('total_tokens') - input, cachedInput, reasoning };
+}
+
+/** The output text, by parsing every event. */
+function expectedText(stream: string, dialect: string): string {
+  let text = '';
+  for (const line of stream.split('\n')) {
+    if (!line.startsWith('data: {')) continue;
+    const event = JSON.parse(line.slice(6));
+    if (dialect === 'responses') text += event.type.endsWith('.delta') && typeof event.delta === 'string' ? event.delta : '';
+    else if (dialect === 'anthropic') text += event.delta?.text ?? event.delta?.thinking ?? event.delta?.partial_json ?? '';
+    else for (const choice of event.choices) text += choice.text ?? deltaText(choice.delta);
+  }
+  return text;
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: a recorded delta, of any provider's shape
+function deltaText(delta: any): string {
+  const parts = Array.isArray(delta.content) ? delta.content : [{ text: delta.content }];
+  // biome-ignore lint/suspicious/noExplicitAny: as above
+  const content = parts.map((part: any) => part.text ?? part.thinking?.[0].text ?? '').join('');
+  return content + (delta.reasoning_content ?? delta.reasoning ?? '') + (delta.tool_calls?.[0].function.arguments ?? '');
+}
+
+function readAll(dialect: Dialect, pieces: string[]) {
+  const reader = dialect.createReader();
+  const scanner = createEventScanner(reader.read);
+  let text = '';
+  for (const piece of pieces) {
+    scanner.scan(piece);
+    if (piece.length % 3 === 0) text += reader.takeText();
+  }
+  text += reader.takeText();
+  const { usage, isUsageFinal, isComplete, isTerminated, hasError, model, contentCount, meaningCount, textLength, sequenceNumber } = reader;
+  const counts = { contentCount, meaningCount, textLength, sequenceNumber, eventCount: scanner.eventCount };
+  return { text, usage, isUsageFinal, isComplete, isTerminated, hasError, model, ...counts };
+}
+
+const random = createRandom(11);
+
+/** Two pieces at every offset of a small stream; of a big one, six ways of cutting it into many. */
+function* cuts(bytes: string): Generator<string[]> {
+  if (bytes.length < 5000) for (let at = 1; at < bytes.length; at++) yield [bytes.slice(0, at), bytes.slice(at)];
+  for (const longest of [3, 40, 400, 1000, 5000, 70_000]) {
+    const pieces: string[] = [];
+    for (let at = 0; at < bytes.length; ) {
+      const end = at + 1 + random(longest);
+      pieces.push(bytes.slice(at, end));
+      at = end;
+    }
+    yield pieces;
+  }
+}
+
+const streams = recordedStreams();
+
+t.test(
+  'recorded streams give what their providers reported, cut anywhere',
+  { skip: streams ? false : 'the recorded streams are not here' },
+  async (t) => {
+    for (const { file, dialect: name, usage, bytes, events } of streams ?? []) {
+      const dialect = dialects[name]!;
+      const stream = bytes.toString('latin1');
+      const whole = readAll(dialect, [stream]);
+      t.match(whole, { isUsageFinal: true, isComplete: true, isTerminated: true, hasError: false }, file);
+      t.same(whole.usage, expectedUsage(usage, name), `${file}: usage`);
+      t.equal(whole.text, expectedText(bytes.toString(), name), `${file}: text`);
+      t.equal(whole.eventCount, events + (stream.includes('\ndata: [DONE]\n') ? 1 : 0), `${file}: events`);
+      t.type(whole.model, 'string', `${file}: model`);
+      if (whole.contentCount > whole.meaningCount || whole.meaningCount > whole.eventCount) t.fail(`${file}: ${JSON.stringify(whole)}`);
+      const seen = JSON.stringify(whole);
+      for (const pieces of cuts(stream)) {
+        const cut = JSON.stringify(readAll(dialect, pieces));
+        if (cut !== seen) t.same(JSON.parse(cut), JSON.parse(seen), `${file}: ${pieces[0]?.length}`);
+      }
+      const crlf = stream.replaceAll('\n', '\r\n');
+      t.equal(JSON.stringify(readAll(dialect, [crlf])), seen, `${file}: with CRLF`);
+    }
+  },
+);
+
+t.test(
+  'a recorded stream that breaks off is counted, and not called complete',
+  { skip: streams ? false : 'the recorded streams are not here' },
+  async (t) => {
+    for (const [file, inputSource] of [
+      ['groq-reasoning.sse', undefined],
+      ['anthropic-json-output-format.1.sse', 'running'],
+    ] as const) {
+      const found = streams?.find((one) => one.file === file);
+      const stream = found!.bytes.toString('latin1');
+      const half = stream.slice(0, stream.indexOf('\n\n', stream.length / 2) + 2);
+      const meter = createStreamMeter(dialects[found!.dialect]!, tokenizer);
+      meter.observe(half);
+      const metered = await meter.usage();
+      const counted = countO200k(expectedText(Buffer.from(half, 'latin1').toString(), found!.dialect), raw);
+      t.match(meter, { isComplete: false, isTerminated: false, isOff: false, isEventOpen: false }, file);
+      t.match(metered, { inputSource, outputSource: 'counted' }, file);
+      t.ok(Math.abs(metered!.output - counted) <= 0.01 * counted, `${file}: ${metered!.output} for ${counted}`);
+    }
+  },
+);
+
+function chunk(delta: JsonObject, rest: JsonObject = {}): string {
+  return `data: ${JSON.stringify({ model: 'gpt-4', choices: [{ index: 0, delta, finish_reason: null }], ...rest })}\n\n`;
+}
+
+t.test('text is counted as the tokenizer would count it whole, and memory stays bounded', async (t) => {
+  const lengths: number[] = [];
+  const count: Tokenizer['count'] = (model, text) => {
+    lengths.push(text.length);
+    return tokenizer.count(model, text);
+  };
+  const meter = createStreamMeter(chat, { ...tokenizer, count });
+  const words = ['The', ' quick', ' brown', ' fox', ' — “naïve”', ' 你好', ' jumps\n\n', ' over <|endoftext|>', ' {"a":\t1}', ' 😀'];
+  let text = '';
+  for (let i = 0; i < 12_000; i++) {
+    const word = words[random(words.length)]!;
+    text += word;
+    meter.observe(Buffer.from(chunk({ content: word })).toString('latin1'));
+  }
+  const exact = countCl100k(text, raw);
+  const metered = await meter.usage();
+  t.ok(Math.abs(metered!.output - exact) <= 0.02 * exact, `${metered!.output} for ${exact}`);
+  t.ok(lengths.length > 4 && Math.max(...lengths) < 20_000, `held at most: ${Math.max(...lengths)}`);
+  t.ok(meter.textLength >= Buffer.byteLength(text));
+  t.equal(meter.model, 'gpt-4');
+});
+
+t.test('a fault switches off the meter of this stream, and nothing else', async (t) => {
+  const faulty: Dialect = {
+    ...chat,
+    createReader() {
+      const reader = chat.createReader();
+      return {
+        ...reader,
+        read: () => {
+          throw new Error('a bug');
+        },
+      };
+    },
+  };
+  const meter = createStreamMeter(faulty, tokenizer);
+  meter.observe(chunk({ content: 'a' }));
+  meter.observe('id: 1\ndata: half');
+  t.match(meter, { isOff: true, isComplete: true, isEventOpen: true, hasIdOrRetry: true, eventCount: 1 });
+  t.equal(await meter.usage(), undefined);
+});
+
+t.test('nothing is said where there is nothing to say', async (t) => {
+  const silent = createStreamMeter(chat, tokenizer);
+  silent.observe(': hello\n\n');
+  t.equal(await silent.usage(), undefined);
+  t.match(silent, { meaningCount: 0, contentCount: 0, eventCount: 0 });
+  const binary = createNullMeter();
+  binary.observe('RIFF');
+  t.match(binary, { isEventOpen: true, isComplete: true, meaningCount: 1 });
+  t.equal(binary.errorEvent({ code: 'a', type: 'b', message: 'c' }), '');
+  t.equal(await binary.usage(), undefined);
+});
+
+t.test('a JSON answer of any size gives its usage and model', async (t) => {
+  const meter = createBodyMeter(plain);
+  meter.observe(' \n');
+  t.equal(meter.meaningCount, 0, 'blanks that keep a connection alive mean nothing');
+  meter.observe('{"object":"list","model":"text-\\u0065mbedding-3","data":[{"embedding":[');
+  for (let i = 0; i < 160; i++) meter.observe('0.0123456789,'.repeat(5000));
+  meter.observe('1]}],"usage":{"prompt_tokens":8,');
+  t.equal(await meter.usage(), undefined, 'half an answer reports nothing');
+  meter.observe('"total_tokens":8}}');
+  t.match(await meter.usage(), { input: 8, output: 0, inputSource: 'reported', outputSource: 'reported' });
+  t.equal(meter.model, 'text-embedding-3');
+  for (const body of ['{"error":{"message":"no"}}', '<html>', '[]', '{"usage":null}', '{"usage":{"type":"duration","seconds":3}}']) {
+    const other: Meter = createBodyMeter(chat);
+    other.observe(body);
+    t.same([await other.usage(), other.model, other.isOff], [undefined, undefined, false], body);
+  }
+});
+
+t.test('the tokenizer counts as gpt-tokenizer does, in the encoding of the model', async (t) => {
+  for (const text of ['', 'hello world', '<|endoftext|>', '你好，世界', 'const a = "b";\n\n\tc()', '😀😀']) {
+    t.equal(await tokenizer.count('gpt-4o', text), countO200k(text, raw), JSON.stringify(text));
+    t.equal(await tokenizer.count('gpt-4-turbo', text), countCl100k(text, raw), JSON.stringify(text));
+  }
+  const long = `${'ab1_'.repeat(300)} ${' '.repeat(600)}${'x'.repeat(1500)}`;
+  const exact = countO200k(long, raw);
+  const sliced = await tokenizer.count(undefined, long);
+  t.ok(Math.abs(sliced - exact) <= 0.02 * exact, `${sliced} for ${exact}`);
+  for (const model of ['gpt-4', 'gpt-4-0613', 'openai/gpt-4-turbo', 'gpt-35-turbo', 'ft:gpt-3.5-turbo:x', 'text-embedding-3-small']) {
+    t.equal(encodingOf(model), 'cl100k_base', model);
+  }
+  for (const model of [undefined, 'gpt-4o', 'gpt-4.1', 'gpt-4.5-preview', 'gpt-5', 'o3', 'claude-sonnet-4-5', 'chatgpt-4o-latest']) {
+    t.equal(encodingOf(model), 'o200k_base', String(model));
+  }
+});
+
+t.test('a run of 100,000 characters neither blocks nor fails', async (t) => {
+  const started = performance.now();
+  const [letters, blanks] = await Promise.all([tokenizer.count('x', 'a'.repeat(100_000)), tokenizer.count('x', ' '.repeat(100_000))]);
+  t.ok(letters > 1000 && blanks > 100, `${letters}, ${blanks}`);
+  t.ok(performance.now() - started < 5000, 'uncut, it takes a minute');
+});
+
+t.test('a worker that fails gives estimates, and the next count tries again', async (t) => {
+  const broken = createTokenizer(new URL('data:text/javascript,throw new Error("no")'));
+  t.equal(await broken.count('gpt-4o', 'x'.repeat(41)), 11);
+  t.equal(await broken.count('gpt-4o', 'x'.repeat(41)), 11);
+  await broken.close();
+  const closing = createTokenizer();
+  const waiting = closing.count('gpt-4o', 'hello hello hello');
+  await closing.close();
+  t.equal(await waiting, estimateTokens('hello hello hello'), 'close leaves nobody waiting');
+  t.equal(await closing.count('gpt-4o', 'hello'), 1, 'and a later count starts another');
+  await closing.close();
+  t.equal(await tokenizer.count('gpt-4o', 'y'.repeat(2_000_000)), 500_000, 'too much at once is estimated');
+});

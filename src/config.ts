@@ -7,7 +7,7 @@ import { isName } from './config/scalars.ts';
 import type { Settings } from './config/schema.ts';
 
 export { printConfig } from './config/print.ts';
-export { parseAddress } from './config/scalars.ts';
+export { isLoopback, isName, parseAddress } from './config/scalars.ts';
 export { configJsonSchema } from './config/schema.ts';
 
 /** Where to listen: a host name or an IP address (IPv6 without brackets), and a port, 0 for any free one. */

@@ -1,0 +1,79 @@
+// A request's way in: its id and record, its target, its client, its limits. What passes is ready to be sent.
+import { randomUUID } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
+import type { FastifyRequest } from 'fastify';
+import type { Client, Config } from '../config.ts';
+import { GatewayError } from '../errors.ts';
+import { createExchange, type Exchange } from '../exchange.ts';
+import { routeEndpoint } from '../upstream/endpoints.ts';
+import type { HeaderList } from '../upstream/headers.ts';
+import { judgeTarget, type Target } from '../upstream/target.ts';
+import type { Limiter } from './limits.ts';
+
+/** A request that may go upstream. */
+export interface Admitted {
+  readonly target: Target;
+  /** Headers of whatever will be answered: what is left of the client's limits. */
+  readonly headers: HeaderList;
+}
+
+export interface Gates {
+  readonly config: Config;
+  isDraining(): boolean;
+  authenticate(rawHeaders: readonly string[]): Client | undefined;
+  guard(request: IncomingMessage): void;
+  readonly limit: Limiter;
+}
+
+const OWN_REQUEST_ID = /^[!-~]{1,128}$/;
+/** W3C Trace Context 3.2: version-traceid-parentid-flags. */
+const TRACEPARENT = /^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}/;
+
+/** The record of a request that the parser has just handed over. */
+export function recordArrival(request: FastifyRequest, nowMs: number): Exchange {
+  const { headers } = request;
+  const given = headers['x-request-id'];
+  const { traceparent } = headers;
+  return createExchange({
+    requestId: typeof given === 'string' && OWN_REQUEST_ID.test(given) ? given : randomUUID(),
+    startedAtMs: nowMs,
+    method: request.method,
+    remoteAddress: request.ip,
+    traceId: typeof traceparent === 'string' ? TRACEPARENT.exec(traceparent)?.[1] : undefined,
+  });
+}
+
+/**
+ * Judges a request, before a byte of its body is read.
+ * @throws GatewayError where it is refused
+ */
+export async function admit(request: FastifyRequest, exchange: Exchange, gates: Gates): Promise<Admitted> {
+  const { raw } = request;
+  const verdict = judgeTarget(raw.url ?? '');
+  if (!verdict.ok) throw new GatewayError(verdict.code, hintFor(raw.url));
+  const { path } = verdict.target;
+  const { endpoint, operation } = routeEndpoint(request.method, path);
+  exchange.endpoint = endpoint;
+  exchange.operation = operation;
+  // RFC 9112 3.2: exactly one, but for HTTP/1.0.
+  if (raw.headers.host === undefined && raw.httpVersion === '1.1') throw new GatewayError('invalid_request', 'The Host header is missing.');
+  if (request.method === 'TRACE') throw new GatewayError('method_not_allowed');
+
+  const client = gates.authenticate(raw.rawHeaders);
+  if (client === undefined) gates.guard(raw);
+  else exchange.client = client.name;
+  if (gates.isDraining()) throw new GatewayError('overloaded', 'The gateway is shutting down.');
+  if (raw.headers.upgrade !== undefined && /\bupgrade\b/i.test(raw.headers.connection ?? '')) {
+    throw new GatewayError('invalid_request', 'Upgrades (WebSocket) are not forwarded yet.');
+  }
+  const headers = await gates.limit(request, client);
+  if (Number(raw.headers['content-length'] ?? 0) > gates.config.server.maxRequestBodyBytes) throw new GatewayError('request_too_large');
+  return { target: verdict.target, headers };
+}
+
+/** What people look for in the wrong place. */
+function hintFor(url: string | undefined): string | undefined {
+  return url?.startsWith('/metrics')
+    ? 'Metrics are on the ops listener (ops.listen, by default http://127.0.0.1:9464/metrics).'
+    : undefined;
+}

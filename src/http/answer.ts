@@ -1,0 +1,113 @@
+// An upstream's answer on its way down: its head is sent as it comes, and its body handed to a relay.
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Config, Upstream } from '../config.ts';
+import { detailOf } from '../errors.ts';
+import type { Exchange, Outcome } from '../exchange.ts';
+import type { Clock } from '../stream/clock.ts';
+import { createBodyMeter, createStreamMeter, type Meter } from '../stream/meter.ts';
+import { createRelay, type Relay, type Source } from '../stream/relay.ts';
+import type { Tokenizer } from '../stream/tokens.ts';
+import type { Metrics } from '../telemetry/metrics.ts';
+import { routeEndpoint } from '../upstream/endpoints.ts';
+import { type HeaderList, headerValue, isKeyInjected, type ResponseHead, responseHead } from '../upstream/headers.ts';
+import { createKeyMask } from '../upstream/mask.ts';
+import type { Admitted } from './admit.ts';
+import { createSink } from './sink.ts';
+
+/** What answers need; one for all requests. */
+export interface AnswerParts {
+  readonly config: Config;
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+  readonly tokenizer: Tokenizer;
+}
+
+/** One request and where it goes. */
+export interface Journey {
+  readonly exchange: Exchange;
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  readonly admitted: Admitted;
+  readonly upstream: Upstream;
+  /** Headers made here for whatever is answered: CORS, limits. */
+  readonly ownHeaders: HeaderList;
+}
+
+export interface AnswerEnds {
+  readonly source: Source;
+  /** When the last byte of the request had gone up. */
+  readonly sentAtMs: number;
+  onOutcome(outcome: Outcome): void;
+}
+
+export interface Answer {
+  readonly relay: Relay;
+  chunk(bytes: Buffer): void;
+  end(): void;
+}
+
+/** Sends the head down, at once, and makes ready for the body. */
+export function beginAnswer(status: number, headers: HeaderList, journey: Journey, parts: AnswerParts, ends: AnswerEnds): Answer {
+  const { exchange, response, upstream, ownHeaders } = journey;
+  const isCorsOurs = parts.config.server.cors !== undefined;
+  const head = responseHead(headers, { upstream: upstream.name, requestId: exchange.requestId, isCorsOurs, own: ownHeaders });
+  exchange.status = status;
+  exchange.phase = 'stream';
+  exchange.requestId = head.requestId;
+  exchange.meter = meterFor(head, status, journey, parts.tokenizer);
+  response.writeHead(status, head.headers);
+  response.flushHeaders();
+  const relay = startRelay(head, status, journey, parts, ends);
+  return status >= 400 && isKeyInjected(upstream)
+    ? maskedAnswer(relay, upstream.apiKey ?? '')
+    : { relay, chunk: relay.chunk, end: relay.end };
+}
+
+/** Bodies that can be read here are metered; errors, encoded and binary ones are only relayed. */
+function meterFor(head: ResponseHead, status: number, { request, admitted }: Journey, tokenizer: Tokenizer): Meter | undefined {
+  if (head.isEncoded || status >= 300) return undefined;
+  const { dialect } = routeEndpoint(request.method ?? '', admitted.target.path);
+  if (head.isEventStream) return createStreamMeter(dialect, tokenizer);
+  return head.isJson ? createBodyMeter(dialect) : undefined;
+}
+
+function startRelay(head: ResponseHead, status: number, journey: Journey, parts: AnswerParts, ends: AnswerEnds): Relay {
+  const { exchange, response, upstream } = journey;
+  const { clock, metrics } = parts;
+  const { clientStallMs } = parts.config.server;
+  const hasLength = headerValue(head.headers, 'content-length') !== undefined;
+  const sink = createSink(response, () => relay.drained(), { hasLength, graceMs: clientStallMs });
+  response.once('finish', () => relay.flushed());
+  const relay = createRelay({
+    ...ends,
+    sink,
+    meter: exchange.meter,
+    isEventStream: head.isEventStream && !head.isEncoded,
+    goodEnd: status >= 400 ? 'upstream_error' : 'completed',
+    bounds: { firstByteMs: upstream.timeouts.firstByteMs, idleMs: upstream.timeouts.idleMs, clientStallMs },
+    now: clock.now,
+    flow: exchange,
+    errorOf: detailOf,
+    onPhase: (phase) => {
+      exchange.phase = phase;
+    },
+    onFirstToken: () => {
+      exchange.ttftMs = clock.now() - exchange.startedAtMs;
+    },
+    onChunkOverhead: (ms) => metrics.overhead('chunk', ms / 1000),
+  });
+  return relay;
+}
+
+/** Bytes of an error answer pass through a mask, should they quote the key that was injected. */
+function maskedAnswer(relay: Relay, key: string): Answer {
+  const mask = createKeyMask(key);
+  return {
+    relay,
+    chunk: (bytes) => relay.chunk(mask.next(bytes)),
+    end() {
+      relay.chunk(mask.rest());
+      relay.end();
+    },
+  };
+}

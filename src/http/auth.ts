@@ -1,0 +1,46 @@
+// Who calls: a client's key, known only by its SHA-256, becomes the client.
+import { createHash, timingSafeEqual } from 'node:crypto';
+import type { Client, Config } from '../config.ts';
+import { GatewayError } from '../errors.ts';
+import { credentialHeaders, headerValue } from '../upstream/headers.ts';
+
+/** Longer than any key that a provider or `sluicegate key` makes; nothing longer is hashed. */
+const MAX_KEY_LENGTH = 512;
+
+/** The SHA-256 of a key, as `keySha256` in the configuration holds it: 64 lower-case hexadecimal digits. */
+export function hashKey(key: string): string {
+  return createHash('sha256').update(key, 'latin1').digest('hex');
+}
+
+/**
+ * Makes the check of client keys.
+ * @returns a function from a request's raw headers to its client; undefined where there are no clients and all are anonymous
+ * @throws GatewayError `invalid_api_key` from that function: no key, an unknown one, or more than one
+ */
+export function createAuthenticator(config: Config): (rawHeaders: readonly string[]) => Client | undefined {
+  const { clients } = config;
+  if (clients.length === 0) return () => undefined;
+  const isPassthrough = config.upstreams.some(({ auth }) => auth === 'passthrough');
+  const headers: readonly string[] = isPassthrough ? ['x-sluicegate-key'] : credentialHeaders;
+  const known = clients.flatMap((client) => client.keySha256.map((hash) => ({ client, hash: Buffer.from(hash, 'hex') })));
+
+  return (rawHeaders) => {
+    const presented = Buffer.from(hashKey(presentedKey(rawHeaders, headers)), 'hex');
+    let found: Client | undefined;
+    // All are compared, whole: how long it takes tells nothing about any of them.
+    for (const { client, hash } of known) if (timingSafeEqual(hash, presented)) found = client;
+    if (found === undefined) throw new GatewayError('invalid_api_key');
+    return found;
+  };
+}
+
+/** The one key of a request. Two of them, even in different headers, would leave open which was meant. */
+function presentedKey(rawHeaders: readonly string[], accepted: readonly string[]): string {
+  const present = rawHeaders.filter((name, at) => at % 2 === 0 && accepted.includes(name.toLowerCase()));
+  const [name] = present;
+  if (name === undefined || present.length > 1) throw new GatewayError('invalid_api_key');
+  const value = headerValue(rawHeaders, name.toLowerCase()) ?? '';
+  const key = name.toLowerCase() === 'authorization' ? /^Bearer +(\S+)$/i.exec(value)?.[1] : value;
+  if (!key || key.length > MAX_KEY_LENGTH) throw new GatewayError('invalid_api_key');
+  return key;
+}

@@ -1,0 +1,157 @@
+// THE route: one request goes up, its answer comes down, and whoever leaves first, both ends are settled once.
+import type { Upstream } from '../config.ts';
+import { type ErrorCode, GatewayError } from '../errors.ts';
+import type { Ledger, Outcome } from '../exchange.ts';
+import type { UpstreamCall, UpstreamClient, UpstreamFailure, UpstreamRequest } from '../upstream/client.ts';
+import { type HeaderList, isKeyInjected, requestHeaders } from '../upstream/headers.ts';
+import { upstreamPath } from '../upstream/target.ts';
+import { type Answer, type AnswerParts, beginAnswer, type Journey } from './answer.ts';
+import { refuse } from './refuse.ts';
+import { openUpload, type Upload } from './upload.ts';
+
+/** What forwarding needs; one for all requests. */
+export interface Station extends AnswerParts {
+  readonly ledger: Ledger;
+  clientOf(upstream: Upstream): UpstreamClient;
+}
+
+/** A request that is on its way. */
+export interface Passage {
+  /** Ends it now, as `draining`. */
+  drain(): void;
+}
+
+/**
+ * Sends an admitted request to its upstream and relays the answer. Everything that can end it (the upstream's end or
+ * failure, the client's going, a deadline, a drain) comes together here and settles it exactly once.
+ * @param onEnd called when the exchange has ended
+ */
+export function forward(journey: Journey, station: Station, onEnd: () => void): Passage {
+  const { exchange, request, response, upstream } = journey;
+  const { clock, ledger, metrics } = station;
+  const { timeouts } = upstream;
+  let call: UpstreamCall | undefined;
+  let answer: Answer | undefined;
+  let connectedAtMs: number | undefined;
+  let sentAtMs: number | undefined;
+  let isOver = false;
+
+  function settle(outcome: Outcome): void {
+    if (isOver) return;
+    isOver = true;
+    stopJudging();
+    upload.close();
+    ledger.end(exchange, outcome);
+    onEnd();
+  }
+
+  /** Answers with an error of ours, where nothing has come down yet. */
+  function fail(code: ErrorCode, outcome: Outcome): void {
+    if (isOver) return;
+    call?.abort();
+    const error = new GatewayError(code);
+    exchange.status = error.row.status;
+    if (outcome === 'rejected') exchange.rejection = code;
+    refuse(response, error, ['x-request-id', exchange.requestId, 'x-sluicegate-upstream', upstream.name, ...journey.ownHeaders]);
+    settle(outcome);
+  }
+
+  function failAttempt(code: 'upstream_unreachable' | 'upstream_reset' | 'upstream_timeout' | 'overloaded', outcome: Outcome): void {
+    metrics.attempt(upstream.name, code);
+    fail(code, outcome);
+  }
+
+  function onFailure({ kind, detail }: UpstreamFailure): void {
+    exchange.cause = detail;
+    const code = kind === 'unreachable' ? 'upstream_unreachable' : 'upstream_reset';
+    if (answer === undefined) failAttempt(code, code);
+    else answer.relay.break('upstream_reset');
+  }
+
+  function onHead(status: number, headers: HeaderList): void {
+    exchange.ttfbMs = clock.now() - exchange.startedAtMs;
+    metrics.attempt(upstream.name, 'ok');
+    metrics.response(upstream.name, status);
+    if (status === 401 && isKeyInjected(upstream)) {
+      // Providers quote part of a key that they refuse, so none of such an answer goes on.
+      fail('upstream_auth', 'upstream_error');
+      return;
+    }
+    const source = { pause: () => call?.pause(), resume: () => call?.resume(), abort: () => call?.abort() };
+    answer = beginAnswer(status, headers, journey, station, { source, sentAtMs: sentAtMs ?? clock.now(), onOutcome: settle });
+  }
+
+  function judge(nowMs: number): void {
+    if (nowMs - exchange.startedAtMs > timeouts.totalMs) {
+      if (answer === undefined) fail('upstream_timeout', 'timeout_total');
+      else answer.relay.break('upstream_total_timeout');
+    } else if (answer !== undefined) {
+      answer.relay.judge(nowMs);
+    } else if (connectedAtMs === undefined && nowMs - exchange.startedAtMs > timeouts.connectMs) {
+      if (call?.isQueued) failAttempt('overloaded', 'rejected');
+      else failAttempt('upstream_timeout', 'timeout_connect');
+    } else if (sentAtMs !== undefined && nowMs - sentAtMs > timeouts.firstByteMs) {
+      failAttempt('upstream_timeout', 'timeout_first_byte');
+    }
+  }
+
+  function onClientGone(): void {
+    if (isOver) return;
+    const leftAtMs = clock.now();
+    const { phase } = exchange;
+    call?.abort(() => metrics.upstreamClosed(phase, (clock.now() - leftAtMs) / 1000));
+    if (answer === undefined) settle('client_closed');
+    else answer.relay.clientGone();
+  }
+
+  const upload = openUpload(request, exchange, station.config.server.maxRequestBodyBytes, () => {
+    if (answer === undefined) fail('request_too_large', 'rejected');
+    else answer.relay.break('upstream_reset');
+  });
+  const stopJudging = clock.onBeat(judge);
+  response.once('close', onClientGone);
+  // The client may have left while its limits were asked.
+  if (request.socket.destroyed) onClientGone();
+  else start();
+
+  function start(): void {
+    exchange.upstream = upstream.name;
+    exchange.attempts += 1;
+    // The client waits with its body until here: for its key and its limits to have been judged (RFC 9110 10.1.1).
+    if (request.headers.expect !== undefined) response.writeContinue();
+    call = station.clientOf(upstream).send(requestFor(journey, upload), {
+      onStart() {
+        connectedAtMs = clock.now();
+        exchange.phase = 'upload';
+        metrics.overhead('request', (connectedAtMs - exchange.startedAtMs) / 1000);
+      },
+      onSent() {
+        sentAtMs = clock.now();
+        if (answer === undefined) exchange.phase = 'headers';
+      },
+      onHead,
+      onChunk: (bytes) => answer?.chunk(bytes),
+      onEnd: () => answer?.end(),
+      onFail: onFailure,
+    });
+    // What ended while it was being sent could not be aborted yet.
+    if (isOver) call.abort();
+  }
+
+  return {
+    drain() {
+      if (answer === undefined) fail('draining', 'drained');
+      else answer.relay.break('draining');
+    },
+  };
+}
+
+function requestFor({ request, admitted, upstream }: Journey, { body }: Upload): UpstreamRequest {
+  const { pathname } = new URL(upstream.baseUrl);
+  return {
+    method: request.method ?? 'GET',
+    path: upstreamPath(admitted.target, pathname === '/' ? '' : pathname, upstream.query),
+    headers: requestHeaders(request.rawHeaders, upstream),
+    body,
+  };
+}

@@ -1,0 +1,57 @@
+// The client's connection as the relay sees it: takes bytes, says when it is full, ends properly or is cut.
+import type { ServerResponse } from 'node:http';
+import type { Sink } from '../stream/relay.ts';
+
+/** How long a client may read the last event of a broken stream before the FIN: Node's fetch drops unread events with an immediate one. */
+const READ_GRACE_MS = 1000;
+
+/**
+ * A sink on a response whose head has been flushed.
+ *
+ * Event streams arrive as strings of one byte a character and go to the socket as one string with their chunk framing
+ * (RFC 9112 7.1) around them: ServerResponse.write would make three writes of each. A pipelined response has no socket
+ * yet, and HTTP/1.0 no chunks; these go the common way.
+ * @param onDrain the connection takes bytes again
+ * @param options.hasLength the body's length was announced
+ * @param options.graceMs how long to wait, at most, for a client that does not read the end of a cut stream
+ */
+export function createSink(response: ServerResponse, onDrain: () => void, options: { hasLength: boolean; graceMs: number }): Sink {
+  const direct = response.chunkedEncoding && response.socket !== null ? response.socket : undefined;
+  const drains = direct ?? response;
+  drains.on('drain', onDrain);
+  response.once('close', () => drains.off('drain', onDrain));
+
+  function close(): void {
+    const { socket } = response;
+    if (socket === null || socket.destroyed) return;
+    // Only a reset tells an HTTP/1.0 client that a body delimited by the connection's end is incomplete.
+    const isDelimitedByClose = !response.chunkedEncoding && !options.hasLength;
+    if (isDelimitedByClose) socket.write('', () => socket.resetAndDestroy());
+    else socket.destroySoon();
+    destroyAfter(options.graceMs);
+  }
+
+  function destroyAfter(ms: number): void {
+    if (!Number.isFinite(ms)) return;
+    const timer = setTimeout(() => response.destroy(), ms);
+    response.once('close', () => clearTimeout(timer));
+  }
+
+  return {
+    get heldBytes() {
+      return response.socket?.writableLength ?? response.writableLength;
+    },
+    write(bytes) {
+      if (typeof bytes !== 'string') return response.write(bytes);
+      if (direct === undefined) return response.write(bytes, 'latin1');
+      return direct.write(`${bytes.length.toString(16)}\r\n${bytes}\r\n`, 'latin1');
+    },
+    end: () => void response.end(),
+    cut: close,
+    cutGently() {
+      const timer = setTimeout(close, READ_GRACE_MS);
+      response.once('close', () => clearTimeout(timer));
+    },
+    destroy: () => void response.destroy(),
+  };
+}

@@ -1,0 +1,54 @@
+// The client's request body on its way up: counted, bounded, under back-pressure, and apart from the client's connection.
+import type { IncomingMessage } from 'node:http';
+import { Readable } from 'node:stream';
+import type { Exchange } from '../exchange.ts';
+
+export interface Upload {
+  /** The body to send, undefined where the request has none. */
+  readonly body: Readable | undefined;
+  /** Lets go of the request: what still comes is read and dropped, so that the answer can be heard. */
+  close(): void;
+}
+
+/**
+ * Opens the body of a request. The request itself is never handed on: an upstream that breaks destroys the stream that
+ * it was given, and with the request's own stream the client's connection would go before it is told why.
+ * @param flow where bytes are counted
+ * @param maxBytes the bound
+ * @param onTooLarge called once when the body goes beyond the bound; nothing more of it is sent
+ */
+export function openUpload(request: IncomingMessage, flow: Pick<Exchange, 'bytesIn'>, maxBytes: number, onTooLarge: () => void): Upload {
+  if (!hasBody(request)) return { body: undefined, close: () => void request.resume() };
+  const body = new Readable({
+    read: () => void request.resume(),
+    destroy: (_, callback) => {
+      close();
+      callback(null);
+    },
+  });
+
+  function onData(chunk: Buffer): void {
+    flow.bytesIn += chunk.length;
+    if (flow.bytesIn > maxBytes) {
+      close();
+      onTooLarge();
+    } else if (!body.push(chunk)) {
+      request.pause();
+    }
+  }
+  const onEnd = () => void body.push(null);
+
+  function close(): void {
+    request.off('data', onData).off('end', onEnd).resume();
+  }
+
+  // Attached before the first read: a paused request starts to flow only when the upstream asks.
+  request.pause();
+  request.on('data', onData).on('end', onEnd);
+  return { body, close };
+}
+
+/** RFC 9112 6.3: a request has a body if it says so. */
+function hasBody({ headers }: IncomingMessage): boolean {
+  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
+}

@@ -1,0 +1,222 @@
+#!/usr/bin/env node
+// The process's edge: commands, environment, signals and exit codes. Nothing else touches the process.
+import { randomBytes } from 'node:crypto';
+import { existsSync, readFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import closeWithGrace from 'close-with-grace';
+import {
+  type Address,
+  type Config,
+  formatProblem,
+  isName,
+  type LoadResult,
+  loadConfig,
+  parseAddress,
+  printConfig,
+  type Upstream,
+} from './config.ts';
+import { type Demo, startDemo } from './demo/server.ts';
+import { type Gateway, startGateway } from './gateway.ts';
+import { hashKey } from './http/auth.ts';
+import { createLogger, type Logger } from './telemetry/log.ts';
+
+const EXIT = { clean: 0, badConfiguration: 1, couldNotStart: 2 } as const;
+const DEFAULT_FILE = 'config/sluicegate.yaml';
+
+const help = `Sluicegate: a streaming gateway for OpenAI-compatible APIs.
+
+Usage
+  sluicegate [serve] [-c FILE]      serve; without FILE: $SLUICEGATE_CONFIG, else ${DEFAULT_FILE} if it is there,
+                                    else the environment alone
+  sluicegate check [-c FILE]        tell every problem of the configuration, and what is in effect
+  sluicegate key NAME               make a client key; prints it once, with the lines for the configuration
+  sluicegate demo [--listen ADDR]   only the demo upstream, an OpenAI-compatible server that needs no key
+  sluicegate --help | --version
+
+Environment, where there is no file
+  OPENAI_API_KEY                    forward to OpenAI with this key
+  SLUICEGATE_UPSTREAM               forward to this base URL, with SLUICEGATE_UPSTREAM_KEY if set
+  (neither)                         forward to the built-in demo upstream
+Environment, always
+  SLUICEGATE_LISTEN                 where clients call (127.0.0.1:8080); PORT=N means 0.0.0.0:N
+  SLUICEGATE_OPS_LISTEN             where metrics are (127.0.0.1:9464)
+  SLUICEGATE_KEY                    a client named "default" with this key
+  SLUICEGATE_ALLOW_ANONYMOUS=true   let anyone who reaches the gateway use it
+
+Exit codes: 0 clean, 1 bad configuration, 2 could not listen or start.
+`;
+
+type Flags = { config?: string; listen?: string };
+
+async function main(argv: string[]): Promise<number | undefined> {
+  const { values, positionals } = readArguments(argv);
+  if (values.help) return print(help);
+  if (values.version) return print(`${readVersion()}\n`);
+  const [command = 'serve', ...rest] = positionals;
+  if (command === 'key') return makeKey(rest);
+  if (rest.length > 0) return refuseUsage(`unexpected argument "${rest[0]}"`);
+  if (command === 'serve') return serve(values);
+  if (command === 'check') return check(values);
+  if (command === 'demo') return demo(values);
+  return refuseUsage(`there is no command "${command}"`);
+}
+
+function readArguments(argv: string[]) {
+  const options = {
+    config: { type: 'string', short: 'c' },
+    listen: { type: 'string' },
+    help: { type: 'boolean', short: 'h' },
+    version: { type: 'boolean', short: 'v' },
+  } as const;
+  try {
+    return parseArgs({ args: argv, options, allowPositionals: true });
+  } catch (error) {
+    process.exit(refuseUsage((error as Error).message));
+  }
+}
+
+function print(text: string): number {
+  process.stdout.write(text);
+  return EXIT.clean;
+}
+
+function refuseUsage(message: string): number {
+  process.stderr.write(`sluicegate: ${message}\nsluicegate --help tells how to call it.\n`);
+  return EXIT.badConfiguration;
+}
+
+function readVersion(): string {
+  const { version }: { version: string } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
+  return version;
+}
+
+/** Loads the configuration, telling problems and warnings on standard error; undefined where it cannot be used. */
+function load(flags: Flags): { config: Config; file: string | undefined } | undefined {
+  const file = flags.config ?? process.env.SLUICEGATE_CONFIG ?? (existsSync(DEFAULT_FILE) ? DEFAULT_FILE : undefined);
+  let text: string | undefined;
+  try {
+    if (file !== undefined) text = readFileSync(file, 'utf8');
+  } catch (error) {
+    process.stderr.write(`${file}:1:1: cannot be read (${(error as NodeJS.ErrnoException).code}); name a file that can with -c FILE\n`);
+    return undefined;
+  }
+  const result: LoadResult = loadConfig(file === undefined || text === undefined ? undefined : { file, text }, process.env);
+  for (const warning of result.warnings) process.stderr.write(`warning: ${formatProblem(warning)}\n`);
+  if (process.env.NODE_TLS_REJECT_UNAUTHORIZED === '0') {
+    process.stderr.write(
+      'warning: NODE_TLS_REJECT_UNAUTHORIZED=0 turns off the check of upstreams’ certificates: anyone on the way can read your keys\n',
+    );
+  }
+  if (result.ok) return { config: result.config, file };
+  for (const problem of result.problems) process.stderr.write(`${formatProblem(problem)}\n`);
+  return undefined;
+}
+
+function check(flags: Flags): number {
+  const loaded = load(flags);
+  if (loaded === undefined) return EXIT.badConfiguration;
+  return print(`# ${loaded.file ?? 'built-in defaults and the environment'}: valid. In effect:\n${printConfig(loaded.config)}`);
+}
+
+function makeKey([name, ...rest]: string[]): number {
+  if (name === undefined || rest.length > 0) return refuseUsage('key takes one argument: the name of the client');
+  if (!isName(name)) return refuseUsage('a client’s name has 1 to 64 letters, digits, ".", "_" or "-"');
+  const key = `sk-sluicegate-${randomBytes(24).toString('base64url')}`;
+  return print(
+    `Key of ${name}, shown only now:\n\n  ${key}\n\nFor the configuration:\n\nclients:\n  - name: ${name}\n    keySha256: ${hashKey(key)}\n`,
+  );
+}
+
+async function demo(flags: Flags): Promise<number | undefined> {
+  const listen = parseAddress(flags.listen ?? '127.0.0.1:8081');
+  if (listen === undefined) return refuseUsage(`--listen takes HOST:PORT, not "${flags.listen}"`);
+  try {
+    const server = await startDemo(listen);
+    print(`The demo upstream listens at ${server.url}\n`);
+    closeWithGrace({ delay: 5000, logger: false }, () => server.close());
+    return undefined;
+  } catch (error) {
+    return tellStartFailure(error, listen);
+  }
+}
+
+async function serve(flags: Flags): Promise<number | undefined> {
+  const loaded = load(flags);
+  if (loaded === undefined) return EXIT.badConfiguration;
+  const isTerminal = process.stdout.isTTY === true;
+  const log = createLogger(loaded.config.log, isTerminal);
+  let demoUpstream: Demo | undefined;
+  try {
+    let { config } = loaded;
+    if (config.upstreams.length === 0) {
+      demoUpstream = await startDemo({ host: '127.0.0.1', port: 0 });
+      config = { ...config, upstreams: [upstreamOf(demoUpstream)] };
+    }
+    const gateway = await startGateway({ config, log, version: readVersion() });
+    // Lines for a person go where they cannot break a stream of JSON lines.
+    const lines = config.log.format === 'json' || !isTerminal ? process.stderr : process.stdout;
+    lines.write(startLines(gateway, config, demoUpstream !== undefined));
+    log.info({ url: gateway.url, opsUrl: gateway.opsUrl, upstreams: config.upstreams.map(({ name }) => name) }, 'listening');
+    endWithGrace(gateway, demoUpstream, config, log);
+    return undefined;
+  } catch (error) {
+    await demoUpstream?.close();
+    return tellStartFailure(error, loaded.config.server.listen);
+  }
+}
+
+/** Signals drain; a second one, or a drain that does not come to its end, is an end at once with a code of failure. */
+function endWithGrace(gateway: Gateway, demoUpstream: Demo | undefined, { server }: Config, log: Logger): void {
+  const overtimeMs = 2000;
+  process.on('SIGHUP', () => log.warn('reloading on SIGHUP is not supported yet: restart to change the configuration'));
+  const delay = Number.isFinite(server.drainMs) ? server.drainMs + overtimeMs : false;
+  closeWithGrace({ delay, logger: false, skip: ['SIGHUP'] }, async ({ signal, err }) => {
+    if (err) log.fatal({ fault: err.name, at: err.stack?.split('\n')[1]?.trim() }, 'the process failed inside');
+    else log.info({ signal }, 'draining');
+    await gateway.close();
+    await demoUpstream?.close();
+    log.info('closed');
+  });
+}
+
+function upstreamOf({ url }: Demo): Upstream {
+  const timeouts = { connectMs: 5_000, firstByteMs: 600_000, idleMs: 600_000, totalMs: 3_600_000 };
+  return { name: 'demo', baseUrl: url, apiKey: undefined, auth: 'none', headers: {}, query: {}, maxConnections: 1024, timeouts };
+}
+
+/** What a person needs first: where to point an app, a line to try it with, where the numbers are, who answers. */
+function startLines({ url, opsUrl }: Gateway, config: Config, isDemo: boolean): string {
+  const model = isDemo ? 'demo' : 'gpt-4o-mini';
+  const key = config.clients.length > 0 ? ' -H "authorization: Bearer $SLUICEGATE_KEY"' : '';
+  const body = `{"model":"${model}","stream":true,"messages":[{"role":"user","content":"Hello!"}]}`;
+  const upstream = isDemo
+    ? 'the built-in demo (no key is set; OPENAI_API_KEY or SLUICEGATE_UPSTREAM choose a real one)'
+    : config.upstreams.map(({ name, baseUrl }) => `${name} at ${baseUrl}`).join(', ');
+  return `
+Sluicegate ${readVersion()}
+
+  API       ${url}/v1   the base URL for your app
+  Upstream  ${upstream}
+  Metrics   ${opsUrl}/metrics
+
+Try it:
+
+  curl -N ${url}/v1/chat/completions${key} -H 'content-type: application/json' -d '${body}'
+
+`;
+}
+
+function tellStartFailure(error: unknown, { host, port }: Address): number {
+  const { code, address = host, port: busyPort = port, message } = error as NodeJS.ErrnoException & { address?: string; port?: number };
+  const reasons: Record<string, string> = {
+    EADDRINUSE: 'something listens there already',
+    EACCES: 'this user may not listen there',
+    EADDRNOTAVAIL: 'this machine does not have that address',
+  };
+  const what = code === undefined ? `could not start: ${message}` : `could not listen at ${address}:${busyPort}: ${reasons[code] ?? code}`;
+  process.stderr.write(`sluicegate: ${what}\n`);
+  return EXIT.couldNotStart;
+}
+
+const exitCode = await main(process.argv.slice(2));
+if (exitCode !== undefined) process.exitCode = exitCode;

@@ -1,0 +1,252 @@
+// What happens to the bytes of an answer: they go down as they come up, under back-pressure, and end in exactly one truthful way.
+import type { ErrorDetail } from '../errors.ts';
+import type { Outcome, Phase } from '../exchange.ts';
+import type { Meter } from './meter.ts';
+
+/** The client's side of a body. Strings hold one byte a character (latin1). */
+export interface Sink {
+  /** Sends the next bytes; false: they are held, and no more should come until the relay's `drained` is called. */
+  write(bytes: string | Buffer): boolean;
+  /** Completes the body. */
+  end(): void;
+  /** Closes the connection with the body incomplete, after what is held has gone out. */
+  cut(): void;
+  /** As `cut`, but leaves the client a moment to read what was just sent. */
+  cutGently(): void;
+  /** Closes the connection at once. */
+  destroy(): void;
+  /** Bytes taken from the relay that the connection has not sent yet. */
+  readonly heldBytes: number;
+}
+
+/** The upstream's side of a body. */
+export interface Source {
+  pause(): void;
+  resume(): void;
+  abort(): void;
+}
+
+/** Bounds in milliseconds; Infinity where there is none. */
+export interface RelayBounds {
+  readonly firstByteMs: number;
+  readonly idleMs: number;
+  readonly clientStallMs: number;
+}
+
+export interface RelayParts {
+  readonly sink: Sink;
+  readonly source: Source;
+  readonly meter: Meter | undefined;
+  /** An event stream whose events can be read here; anything else is only relayed. */
+  readonly isEventStream: boolean;
+  /** How an answer ends that ends well: `completed`, or `upstream_error` for an error status. */
+  readonly goodEnd: Outcome;
+  readonly bounds: RelayBounds;
+  /** When the last byte of the request had gone up. */
+  readonly sentAtMs: number;
+  now(): number;
+  /** Where the bytes that go down are counted. */
+  readonly flow: { bytesOut: number };
+  errorOf(code: BreakCode): ErrorDetail;
+  onPhase(phase: Phase): void;
+  /** The first piece of content went down. */
+  onFirstToken(): void;
+  /** How long the relay took from the upstream's read to the client's write; told for a sample of the chunks. */
+  onChunkOverhead(ms: number): void;
+  /** Called exactly once, with the upstream's side already settled. */
+  onOutcome(outcome: Outcome): void;
+}
+
+/** Why a body ends that should not: what the last event says, and what the outcome is called. */
+const breaks = {
+  upstream_truncated: 'upstream_truncated',
+  upstream_reset: 'upstream_reset',
+  upstream_timeout: 'timeout_first_byte',
+  upstream_idle_timeout: 'timeout_idle',
+  upstream_total_timeout: 'timeout_total',
+  draining: 'drained',
+} as const satisfies Record<string, Outcome>;
+
+export type BreakCode = keyof typeof breaks;
+
+export interface Relay {
+  /** The next bytes of the upstream's body. */
+  chunk(bytes: Buffer): void;
+  /** The upstream's body ended as its framing said it would. */
+  end(): void;
+  /** Ends the body as broken: in an event stream with a last event that says why, where that can be said. */
+  break(code: BreakCode): void;
+  /** The connection takes bytes again. */
+  drained(): void;
+  /** The whole answer has gone out. */
+  flushed(): void;
+  /** The client's connection is gone. */
+  clientGone(): void;
+  /** Judges idle and stall; called on every beat of the clock. */
+  judge(nowMs: number): void;
+}
+
+/** One chunk in so many is timed: enough for a histogram, too few to be felt. */
+const OVERHEAD_SAMPLE = 32;
+
+export function createRelay(parts: RelayParts): Relay {
+  const { sink, source, meter, isEventStream, bounds, flow } = parts;
+  let state: 'flowing' | 'blocked' | 'ending' | 'over' = 'flowing';
+  let pending = '';
+  let tail = '';
+  let chunkCount = 0;
+  let readAtMs = 0;
+  let hasToken = false;
+  let meaningAtMs = parts.now();
+  let meaningSeen = 0;
+  let heldBytes = 0;
+  let progressAtMs = 0;
+
+  function finish(outcome: Outcome): void {
+    if (state === 'over') return;
+    state = 'over';
+    pending = '';
+    parts.onOutcome(outcome);
+  }
+
+  function block(): void {
+    if (state !== 'flowing') return;
+    state = 'blocked';
+    progressAtMs = parts.now();
+    heldBytes = sink.heldBytes;
+    source.pause();
+    parts.onPhase('backpressure');
+  }
+
+  /** Everything read in one turn of the loop goes down in one write; nothing waits for a later turn. */
+  function flush(): void {
+    if (pending === '') return;
+    const bytes = pending;
+    pending = '';
+    flow.bytesOut += bytes.length;
+    const wantsMore = sink.write(bytes);
+    if (readAtMs > 0) {
+      parts.onChunkOverhead(parts.now() - readAtMs);
+      readAtMs = 0;
+    }
+    tail = bytes.length >= 3 ? bytes.slice(-3) : (tail + bytes).slice(-3);
+    if (meter !== undefined) observe(meter, bytes);
+    if (!wantsMore) block();
+  }
+
+  function observe(by: Meter, bytes: string): void {
+    by.observe(bytes);
+    if (!hasToken && by.contentCount > 0) {
+      hasToken = true;
+      parts.onFirstToken();
+    }
+  }
+
+  function relayBytes(bytes: Buffer): void {
+    flow.bytesOut += bytes.length;
+    if (!sink.write(bytes)) block();
+  }
+
+  function endWell(): void {
+    state = 'ending';
+    heldBytes = sink.heldBytes;
+    progressAtMs = parts.now();
+    sink.end();
+  }
+
+  /** Whether the upstream has said its last word: what comes or breaks after it is nobody's any more. */
+  function isSaid(): boolean {
+    return meter !== undefined && (meter.isTerminated || meter.hasError);
+  }
+
+  function goodOutcome(): Outcome {
+    return meter?.hasError ? 'upstream_error_event' : parts.goodEnd;
+  }
+
+  function breakOff(code: BreakCode): void {
+    if (meter !== undefined && isEventStream && isBetweenEvents(flow.bytesOut, tail)) {
+      sink.write(Buffer.from(meter.errorEvent(parts.errorOf(code))).toString('latin1'));
+      sink.cutGently();
+    } else {
+      sink.cut();
+    }
+    finish(breaks[code]);
+  }
+
+  return {
+    chunk(bytes) {
+      if (state === 'over' || state === 'ending') return;
+      if (meter === undefined) return relayBytes(bytes);
+      if (chunkCount++ % OVERHEAD_SAMPLE === 0) readAtMs = parts.now();
+      if (pending === '') queueMicrotask(flush);
+      pending += bytes.toString('latin1');
+    },
+
+    end() {
+      flush();
+      if (state === 'over' || state === 'ending') return;
+      const isWhole = meter === undefined || !isEventStream || meter.isOff || meter.hasError || meter.isComplete;
+      if (isWhole) endWell();
+      else breakOff('upstream_truncated');
+    },
+
+    break(code) {
+      flush();
+      if (state === 'over' || state === 'ending') return;
+      source.abort();
+      if (isSaid()) endWell();
+      else breakOff(code);
+    },
+
+    drained() {
+      if (state !== 'blocked') return;
+      state = 'flowing';
+      meaningAtMs = parts.now();
+      parts.onPhase('stream');
+      source.resume();
+    },
+
+    flushed: () => finish(goodOutcome()),
+
+    clientGone() {
+      if (state === 'over') return;
+      if (state !== 'ending') source.abort();
+      finish(isSaid() ? goodOutcome() : 'client_closed');
+    },
+
+    judge(nowMs) {
+      if (state === 'over') return;
+      if (state === 'flowing') return judgeSilence(nowMs);
+      if (sink.heldBytes !== heldBytes) {
+        heldBytes = sink.heldBytes;
+        progressAtMs = nowMs;
+      } else if (nowMs - progressAtMs > bounds.clientStallMs) {
+        if (state !== 'ending') source.abort();
+        sink.destroy();
+        finish('client_stalled');
+      }
+    },
+  };
+
+  function judgeSilence(nowMs: number): void {
+    const meaning = isEventStream && meter !== undefined && !meter.isOff ? meter.meaningCount : flow.bytesOut;
+    if (meaning !== meaningSeen) {
+      meaningSeen = meaning;
+      meaningAtMs = nowMs;
+      return;
+    }
+    const isFirst = meaning === 0;
+    const silentMs = nowMs - (isFirst ? parts.sentAtMs : meaningAtMs);
+    if (silentMs <= (isFirst ? bounds.firstByteMs : bounds.idleMs)) return;
+    source.abort();
+    breakOff(isFirst ? 'upstream_timeout' : 'upstream_idle_timeout');
+  }
+}
+
+/**
+ * Whether the bytes sent so far end between two events: at a blank line, or before the first byte (WHATWG HTML 9.2.5).
+ * A CR after a line break may be half of a CRLF that is still to come, and so counts as inside.
+ */
+function isBetweenEvents(bytesSent: number, tail: string): boolean {
+  return bytesSent === 0 || tail.endsWith('\n\n') || tail.endsWith('\r\r') || tail === '\n\r\n' || tail === '\r\r\n';
+}

@@ -1,0 +1,164 @@
+// Promise: the numbers on /metrics and in the log are what really travelled.
+import { spawnSync } from 'node:child_process';
+import t from 'tap';
+import { startTestGateway, UPSTREAM_KEY } from '../support/gateway.ts';
+import { startUpstream } from '../support/upstream.ts';
+import { connect } from '../support/wire.ts';
+
+const chat = {
+  method: 'POST',
+  target: '/v1/chat/completions',
+  headers: { authorization: 'Bearer sk-client-canary' },
+  body: '{"model":"gpt-x","stream":true,"messages":["prompt-canary"]}',
+};
+const chunk = (content: string) => ({ id: 'c', model: 'gpt-x-2026', choices: [{ index: 0, delta: { content }, finish_reason: null }] });
+
+t.test('a stream that reports its usage', async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(() => upstream.close());
+  const gateway = await startTestGateway(t, upstream.url);
+  const client = await connect(gateway.port);
+  client.request(chat);
+  const request = await upstream.request();
+  request.startSse();
+  request.event({ id: 'c', model: 'gpt-x-2026', choices: [{ index: 0, delta: { role: 'assistant', content: '' } }] });
+  for (const word of ['One', ' two', ' three']) request.event(chunk(word));
+  await client.until('three');
+
+  const during = await gateway.metrics();
+  t.equal(during.value('sluicegate_streams_active', { client: 'anonymous', upstream: 'main', model: 'gpt-x-2026' }), 1);
+  t.equal(during.value('sluicegate_relayed_tokens_total', { model: 'gpt-x-2026' }), 3, 'tokens show while they flow');
+  t.equal(during.value('sluicegate_relayed_events_total', { upstream: 'main' }), 4);
+  t.equal(during.value('sluicegate_tokens_total') ?? 0, 0, 'the bill is written at the end');
+
+  const usage = {
+    prompt_tokens: 10,
+    completion_tokens: 7,
+    total_tokens: 17,
+    prompt_tokens_details: { cached_tokens: 4 },
+    completion_tokens_details: { reasoning_tokens: 2 },
+  };
+  request.event({ id: 'c', model: 'gpt-x-2026', choices: [], usage });
+  request.chunk('data: [DONE]\n\n');
+  request.endChunks();
+  const body = await client.body();
+
+  const line = await gateway.ended();
+  t.match(line, {
+    level: Number,
+    time: String,
+    requestId: /.+/,
+    client: 'anonymous',
+    upstream: 'main',
+    model: 'gpt-x-2026',
+    endpoint: '/v1/chat/completions',
+    status: 200,
+    outcome: 'completed',
+    phase: 'stream',
+    ttfbMs: Number,
+    ttftMs: Number,
+    durationMs: Number,
+    tokens: { input: 10, output: 7, cachedInput: 4, reasoning: 2, inputSource: 'reported', outputSource: 'reported' },
+    bytesIn: chat.body.length,
+    bytesOut: body.length,
+    attempts: 1,
+    remoteAddress: '127.0.0.1',
+  });
+  const metrics = await gateway.metrics();
+  const labels = { client: 'anonymous', upstream: 'main', model: 'gpt-x-2026' };
+  t.equal(metrics.value('sluicegate_requests_total', { ...labels, endpoint: '/v1/chat/completions', outcome: 'completed' }), 1);
+  t.equal(metrics.value('sluicegate_tokens_total', { ...labels, kind: 'input', source: 'reported' }), 10);
+  t.equal(metrics.value('sluicegate_tokens_total', { ...labels, kind: 'output', source: 'reported' }), 7);
+  t.equal(metrics.value('sluicegate_token_details_total', { ...labels, kind: 'cached_input' }), 4);
+  t.equal(metrics.value('sluicegate_token_details_total', { ...labels, kind: 'reasoning' }), 2);
+  t.equal(metrics.value('sluicegate_responses_total', { upstream: 'main', status: '200' }), 1);
+  t.equal(metrics.value('sluicegate_relayed_bytes_total', { direction: 'out' }), body.length);
+  t.equal(metrics.value('sluicegate_relayed_bytes_total', { direction: 'in' }), chat.body.length);
+  t.equal(metrics.value('sluicegate_relayed_events_total'), 6);
+  t.equal(metrics.value('sluicegate_time_to_first_token_seconds_count', { upstream: 'main', model: 'gpt-x-2026' }), 1);
+  t.equal(metrics.value('sluicegate_time_to_first_byte_seconds_count'), 1);
+  t.equal(metrics.value('sluicegate_time_per_output_token_seconds_count'), 1);
+  t.equal(metrics.value('sluicegate_request_duration_seconds_count', { outcome: 'completed' }), 1);
+  t.equal(metrics.value('sluicegate_overhead_seconds_count', { part: 'request' }), 1);
+  t.ok((metrics.value('sluicegate_overhead_seconds_count', { part: 'chunk' }) ?? 0) >= 1);
+  t.equal(metrics.value('gen_ai_client_operation_duration_seconds_count', { gen_ai_operation_name: 'chat' }), 1);
+  t.equal(metrics.value('gen_ai_client_token_usage_sum', { gen_ai_token_type: 'output' }), 7);
+  t.equal(metrics.value('sluicegate_streams_active') ?? 0, 0);
+  for (const secret of [UPSTREAM_KEY, 'canary', 'prompt', 'three']) t.notMatch(gateway.output, secret, `no "${secret}" in the log`);
+});
+
+t.test('a stream that is aborted: the tokens of what was relayed, counted here', async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(() => upstream.close());
+  const gateway = await startTestGateway(t, upstream.url);
+  const client = await connect(gateway.port);
+  client.request(chat);
+  const request = await upstream.request();
+  request.startSse();
+  for (const word of ['The', ' quick', ' brown', ' fox']) request.event(chunk(word));
+  await client.until('fox');
+  client.reset();
+  t.match(await gateway.ended(), { outcome: 'client_closed', tokens: { output: 4, outputSource: 'counted' } });
+  const metrics = await gateway.metrics();
+  t.equal(metrics.value('sluicegate_tokens_total', { kind: 'output', source: 'counted' }), 4);
+  t.equal(metrics.value('sluicegate_tokens_total', { kind: 'input' }), undefined, 'what is not known is not recorded');
+});
+
+t.test('an answer that is not streamed', async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(() => upstream.close());
+  const gateway = await startTestGateway(t, upstream.url);
+  const client = await connect(gateway.port);
+  client.request({ ...chat, target: '/v1/embeddings' });
+  const request = await upstream.request();
+  request.respond(
+    200,
+    { 'content-type': 'application/json' },
+    JSON.stringify({ data: [{ embedding: [1, 2] }], model: 'text-embedding-3', usage: { prompt_tokens: 8, total_tokens: 8 } }),
+  );
+  await client.body();
+  t.match(await gateway.ended(), { model: 'text-embedding-3', tokens: { input: 8, inputSource: 'reported' } });
+  t.equal((await gateway.metrics()).value('sluicegate_tokens_total', { model: 'text-embedding-3', kind: 'input' }), 8);
+});
+
+t.test('model names from outside cannot grow the registry without bound', async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(() => upstream.close());
+  const gateway = await startTestGateway(t, upstream.url);
+  const client = await connect(gateway.port);
+  for (let n = 0; n < 130; n++) {
+    client.request({ method: 'POST', target: '/v1/embeddings', body: '{}' });
+    (await upstream.request()).respond(
+      200,
+      { 'content-type': 'application/json' },
+      JSON.stringify({ model: n < 5 ? 'no good\nname' : `m-${n}`, usage: { prompt_tokens: 1 } }),
+    );
+    await client.body();
+    await gateway.ended();
+  }
+  const series = (await gateway.metrics()).series('sluicegate_requests_total');
+  t.equal(series.length, 101);
+  t.equal((await gateway.metrics()).value('sluicegate_requests_total', { model: 'other' }), 30);
+});
+
+const skip = spawnSync('promtool', ['--version']).error ? 'promtool (Debian: prometheus) is not installed' : false;
+t.test('promtool finds nothing to object to', { skip }, async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(() => upstream.close());
+  const gateway = await startTestGateway(t, upstream.url);
+  const client = await connect(gateway.port);
+  client.request(chat);
+  const request = await upstream.request();
+  request.startSse();
+  request.event(chunk('x'));
+  await client.until('x');
+  client.reset();
+  await gateway.ended();
+  const text = await (await fetch(`${gateway.opsUrl}/metrics`)).text();
+  const { status, stdout, stderr } = spawnSync('promtool', ['check', 'metrics'], { input: text, encoding: 'utf8' });
+  t.equal(`${stdout}${stderr}`, '');
+  t.equal(status, 0);
+  const openMetrics = await fetch(`${gateway.opsUrl}/metrics`, { headers: { accept: 'application/openmetrics-text; version=1.0.0' } });
+  t.match(openMetrics.headers.get('content-type'), /^application\/openmetrics-text/);
+  t.match(await openMetrics.text(), /# EOF\n$/);
+});

@@ -51,7 +51,7 @@ export function createListener(options: ListenerOptions): FastifyInstance {
     clientErrorHandler: (error, socket) => answerUnparsed(error, socket, options),
   });
   // No method has a body as far as Fastify is concerned: it neither reads one nor judges its content type.
-  for (const method of METHODS) app.addHttpMethod(method, { hasBody: false });
+  for (const method of METHODS) app.addHttpMethod(method, { hasBody: false, overrideExisting: true });
   return app;
 }
 

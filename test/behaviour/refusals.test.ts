@@ -1,5 +1,7 @@
 // Promise: bad input and unwanted callers get a clear error in OpenAI's form, and the upstream hears nothing of them.
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { type AddressInfo, createServer } from 'node:net';
 import t, { type Test } from 'tap';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { type ScriptedUpstream, startUpstream } from '../support/upstream.ts';
@@ -272,9 +274,34 @@ t.test('requests per minute, in the headers that SDKs read', async (t) => {
   t.equal((await gateway.metrics()).value('sluicegate_rejections_total', { client: 'web-app', reason: 'rate_limit_exceeded' }), 1);
 });
 
-t.test('ops with a token, and on the listener of the clients', async (t) => {
-  const { gateway } = await start(t, { ops: { token: 'ops-secret' } });
-  t.equal((await ask(gateway.opsPort, { method: 'GET', target: '/metrics' })).status, 401);
-  t.equal((await ask(gateway.opsPort, { method: 'GET', target: '/metrics', headers: { authorization: 'Bearer ops-secret' } })).status, 200);
-  t.equal((await ask(gateway.opsPort, { method: 'GET', target: '/readyz' })).status, 200);
+t.test('ops with a token, on a listener of its own or on that of the clients', async (t) => {
+  const token = { authorization: 'Bearer ops-secret' };
+  const apart = (await start(t, { ops: { token: 'ops-secret' } })).gateway.opsPort;
+  const free = createServer().listen(0, '127.0.0.1');
+  await once(free, 'listening');
+  const { port: shared } = free.address() as AddressInfo;
+  await new Promise((resolve) => free.close(resolve));
+  const listen = `127.0.0.1:${shared}`;
+  await start(t, { server: { listen }, ops: { listen, token: 'ops-secret' } });
+  for (const port of [apart, shared]) {
+    t.equal((await ask(port, { method: 'GET', target: '/metrics' })).status, 401);
+    t.equal((await ask(port, { method: 'GET', target: '/metrics', headers: { authorization: 'Bearer wrong' } })).status, 401);
+    t.match(await ask(port, { method: 'GET', target: '/metrics', headers: token }), { status: 200, body: /sluicegate_build_info/ });
+    t.equal((await ask(port, { method: 'GET', target: '/readyz' })).status, 200);
+    t.equal((await ask(port, { method: 'GET', target: '/nowhere', headers: token })).status, 404);
+  }
+});
+
+t.test('X-Forwarded-For counts from a trusted proxy only', async (t) => {
+  for (const [trustProxy, expected] of [
+    ['off', '127.0.0.1'],
+    [['127.0.0.0/8'], '203.0.113.7'],
+  ] as const) {
+    const { upstream, gateway } = await start(t, { server: { trustProxy } });
+    const client = await connect(gateway.port);
+    client.request({ ...chat, headers: { 'x-forwarded-for': '198.51.100.1, 203.0.113.7' } });
+    (await upstream.request()).respond(200, {}, '{}');
+    await client.body();
+    t.equal((await gateway.ended()).remoteAddress, expected);
+  }
 });

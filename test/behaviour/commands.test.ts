@@ -75,6 +75,53 @@ t.test('a stream longer than drain is cut, and said to be', async (t) => {
   t.match(running.stdout, /"outcome":"drained"/);
 });
 
+t.test('F6 SIGHUP takes a valid file whole and refuses an invalid one whole; live streams keep what they began with', async (t) => {
+  const [before, after] = [await startUpstream(), await startUpstream()];
+  t.teardown(() => Promise.all([before.close(), after.close()]));
+  const fileFor = (url: string, extra = '') =>
+    `server: { listen: "127.0.0.1:0" }\nops: { listen: "127.0.0.1:0" }\nupstreams: { u: { baseUrl: "${url}", auth: none } }\n${extra}`;
+  const folder = t.testdir({ 'g.yaml': fileFor(before.url) });
+  const file = join(folder, 'g.yaml');
+  const running = runSluicegate(t, ['-c', 'g.yaml'], {}, folder);
+  const port = Number((await running.said(/API +http:\/\/127\.0\.0\.1:(\d+)\/v1/))[1]);
+  const opsUrl = (await running.said(/Metrics +(http:\S+)\/metrics/))[1];
+  const isSuccessful = async () =>
+    /^sluicegate_config_last_reload_successful (\d)$/m.exec(await (await fetch(`${opsUrl}/metrics`)).text())?.[1];
+  const live = await connect(port);
+  live.request({ method: 'POST', target: '/v1/chat/completions', body: '{"stream":true}' });
+  const request = await before.request();
+  request.startSse();
+  request.event({ choices: [{ index: 0, delta: { content: 'one' } }] });
+  await live.until('one');
+
+  writeFileSync(file, fileFor(after.url, 'nonsense: 1\n'));
+  running.child.kill('SIGHUP');
+  await running.said(/the old one stays/);
+  t.match(running.stderr, /^g\.yaml:4:1: .*nonsense/m);
+  t.equal(await isSuccessful(), '0');
+  const old = await connect(port);
+  old.request({ method: 'GET', target: '/v1/models' });
+  (await before.request()).respond(200, {}, 'old');
+  t.equal((await old.body()).toString(), 'old');
+
+  writeFileSync(file, fileFor(after.url));
+  running.child.kill('SIGHUP');
+  await running.said(/configuration reloaded/);
+  t.equal(await isSuccessful(), '1');
+  const fresh = await connect(port);
+  fresh.request({ method: 'GET', target: '/v1/models' });
+  (await after.request()).respond(200, {}, 'new');
+  t.equal((await fresh.body()).toString(), 'new');
+  request.event({ choices: [{ index: 0, delta: { content: 'two' } }] });
+  await live.until('two');
+  request.chunk('data: [DONE]\n\n');
+  request.endChunks();
+  await live.body();
+  t.equal((await request.connection.closed).how, 'fin', 'the old upstream’s connection is closed once its last stream is over');
+  running.child.kill('SIGTERM');
+  t.equal(await running.exited(), 0);
+});
+
 t.test('a second SIGTERM ends it at once, and not with 0', async (t) => {
   const upstream = await startUpstream();
   t.teardown(() => upstream.close());

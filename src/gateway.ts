@@ -1,6 +1,7 @@
 // The composition root: the parts of the gateway, put together in the order of a request's life.
 import { METHODS } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, BlockList, isIPv6 } from 'node:net';
+import { isDeepStrictEqual } from 'node:util';
 import fastifyCors from '@fastify/cors';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Config, Upstream } from './config.ts';
@@ -19,12 +20,16 @@ import { createClock } from './stream/clock.ts';
 import { createTokenizer } from './stream/tokens.ts';
 import { type Logger, logExchange } from './telemetry/log.ts';
 import { createMetrics } from './telemetry/metrics.ts';
-import { createUpstreamClient, type UpstreamClient } from './upstream/client.ts';
+import { type ConnectionCounts, createUpstreamClient, type UpstreamClient } from './upstream/client.ts';
 
 export interface Gateway {
   /** Where clients call, e.g. `http://127.0.0.1:8080`. */
   readonly url: string;
   readonly opsUrl: string;
+  /** Serves new requests by another configuration; live ones keep theirs. `listen` waits for a restart, with a warning. */
+  reload(config: Config): void;
+  /** Tells the metrics that a configuration was not taken. */
+  reloadFailed(): void;
   /** Takes no more requests, lets live ones end for at most `server.drain`, and closes everything. */
   close(): Promise<void>;
 }
@@ -46,41 +51,99 @@ declare module 'fastify' {
   }
 }
 
+/** What a reload swaps, whole: a request keeps the generation that it began with. */
+interface Generation {
+  readonly config: Config;
+  readonly gates: Gates;
+  readonly station: Station;
+  readonly clients: ReadonlyMap<Upstream, UpstreamClient>;
+  readonly trusted: BlockList;
+}
+
 /**
  * Starts a gateway: both listeners accept when it resolves.
  * @throws the error of `listen` (EADDRINUSE, EACCES, …) with nothing left open
  */
-export async function startGateway({ config, log, version, beatMs }: GatewayParts): Promise<Gateway> {
+export async function startGateway({ config: initial, log, version, beatMs }: GatewayParts): Promise<Gateway> {
   const clock = createClock(beatMs);
   const tokenizer = createTokenizer();
-  const clients = new Map<Upstream, UpstreamClient>(config.upstreams.map((upstream) => [upstream, createUpstreamClient(upstream)]));
   const passages = new Set<Passage>();
+  const retired = new Map<UpstreamClient, string>();
   let isDraining = false;
 
-  const metrics = createMetrics({
-    version,
-    live: () => ledger.live,
-    connections: () => Array.from(clients, ([{ name }, client]) => [name, client.counts()] as const),
-  });
+  const metrics = createMetrics({ version, live: () => ledger.live, connections });
   const ledger = createLedger(clock.now, (exchange) => {
     metrics.record(exchange);
     logExchange(log, exchange);
   });
   const onFault = (error: Error) => log.error({ fault: error.name, at: error.stack?.split('\n')[1]?.trim() }, 'a request failed inside');
   const readiness = () => ({ isReady: !isDraining, reason: isDraining ? 'draining' : 'ready' });
-  const listenerOptions = { maxConnections: config.server.maxConnections, onUnparsed: metrics.rejectedUnparsed, onFault };
 
-  const app = createListener({ ...listenerOptions, trustProxy: config.server.trustProxy });
-  const ops = isSameListener(config) ? app : createListener({ ...listenerOptions, trustProxy: [] });
-  serveHealth(app, readiness);
-  if (ops !== app) serveHealth(ops, readiness);
-  serveOps(ops, config, metrics);
-  answerErrors(app);
-  if (ops !== app) answerErrors(ops);
-  await serveClients();
+  const isTrusted = (address: string) => current.trusted.check(address, isIPv6(address) ? 'ipv6' : 'ipv4');
+  const app = createListener({ isTrusted, onUnparsed: metrics.rejectedUnparsed, onFault });
+  const ops = isSameListener(initial) ? app : createListener({ isTrusted: () => false, onUnparsed: metrics.rejectedUnparsed, onFault });
+  const limit = await createLimiter(app, () => current.config);
+  let current = createGeneration(initial);
+
+  function createGeneration(config: Config, before?: Generation): Generation {
+    const { listen, hostnames, cors, trustProxy } = config.server;
+    const clients = new Map(config.upstreams.map((upstream) => [upstream, clientFor(upstream, before)]));
+    const trusted = new BlockList();
+    for (const network of trustProxy) addNetwork(trusted, network);
+    return {
+      config,
+      clients,
+      trusted,
+      gates: {
+        config,
+        isDraining: () => isDraining,
+        authenticate: createAuthenticator(config),
+        guard: createGuard({ listen, hostnames, origins: cors?.origins ?? [] }),
+        limit,
+      },
+      station: { config, clock, ledger, metrics, tokenizer, clientOf: (upstream) => clients.get(upstream)! },
+    };
+  }
+
+  /** An upstream whose settings stay keeps its connections. */
+  function clientFor(upstream: Upstream, before?: Generation): UpstreamClient {
+    for (const [known, client] of before?.clients ?? []) if (isDeepStrictEqual(known, upstream)) return client;
+    return createUpstreamClient(upstream);
+  }
+
+  function* connections(): Iterable<readonly [string, ConnectionCounts]> {
+    for (const [{ name }, client] of current.clients) yield [name, client.counts()];
+    for (const [client, name] of retired) {
+      if (client.counts().active === 0) retired.delete(client);
+      else yield [name, client.counts()];
+    }
+  }
+
+  function reload(config: Config): void {
+    const before = current;
+    current = createGeneration(config, before);
+    const kept = new Set(current.clients.values());
+    for (const [{ name }, client] of before.clients) {
+      if (kept.has(client)) continue;
+      client.retire();
+      retired.set(client, name);
+    }
+    applyProcessSettings();
+    const waits = (['server', 'ops'] as const).filter((part) => !isDeepStrictEqual(config[part].listen, before.config[part].listen));
+    for (const part of waits) log.warn(`${part}.listen changes only with a restart`);
+    metrics.reloaded(true);
+    log.info({ upstreams: config.upstreams.map(({ name }) => name) }, 'configuration reloaded');
+  }
+
+  function applyProcessSettings(): void {
+    const { server, log: logSettings } = current.config;
+    log.level = logSettings.level;
+    for (const on of new Set([app, ops])) on.server.maxConnections = server.maxConnections;
+  }
 
   /** A refusal ends its exchange; whatever failed, the answer has the form of section 5. */
   function answerErrors(on: FastifyInstance): void {
+    on.decorateRequest('exchange', undefined);
     on.setErrorHandler((failure, request, reply) => {
       const error = asGatewayError(failure, onFault);
       const { exchange } = request;
@@ -97,30 +160,11 @@ export async function startGateway({ config, log, version, beatMs }: GatewayPart
     });
   }
 
-  async function serveClients(): Promise<void> {
-    const { cors, hostnames, listen } = config.server;
-    const gates: Gates = {
-      config,
-      isDraining: () => isDraining,
-      authenticate: createAuthenticator(config),
-      guard: createGuard({ listen, hostnames, origins: cors?.origins ?? [] }),
-      limit: await createLimiter(app, config),
-    };
-    const station: Station = { config, clock, ledger, metrics, tokenizer, clientOf: (upstream) => clients.get(upstream)! };
-    app.decorateRequest('exchange', undefined);
-    app.addHook('onRequest', async (request) => {
-      if (request.routeOptions.url !== '/*') return;
-      request.exchange = recordArrival(request, clock.now());
-      ledger.open(request.exchange);
-    });
-    if (cors !== undefined) await app.register(fastifyCors, corsOptions(cors.origins));
-    // With cors on, OPTIONS is the plugin's.
-    const methods = cors === undefined ? METHODS : METHODS.filter((method) => method !== 'OPTIONS');
-    app.route({ method: methods, url: '/*', handler: (request, reply) => handle(request, reply, gates, station) });
-  }
-
-  async function handle(request: FastifyRequest, reply: FastifyReply, gates: Gates, station: Station): Promise<void> {
-    const exchange = request.exchange!;
+  async function handle(request: FastifyRequest, reply: FastifyReply): Promise<void> {
+    const { config, gates, station } = current;
+    const exchange = recordArrival(request, clock.now());
+    request.exchange = exchange;
+    ledger.open(exchange);
     const admitted = await admit(request, exchange, gates);
     reply.hijack();
     const ownHeaders = [...admitted.headers, ...pluginHeaders(reply)];
@@ -129,10 +173,21 @@ export async function startGateway({ config, log, version, beatMs }: GatewayPart
     if (ledger.live.has(exchange)) passages.add(passage);
   }
 
+  async function serveClients(): Promise<void> {
+    await app.register(fastifyCors, {
+      ...CORS,
+      origin: (_: string | undefined, done: (error: null, origins: string[] | false) => void) =>
+        done(null, current.config.server.cors?.origins ?? false),
+    });
+    app.route({ method: METHODS.filter((method) => method !== 'OPTIONS'), url: '/*', handler: handle });
+    // The plugin has a route of its own for every other OPTIONS.
+    for (const url of ['/v1', '/v1/*', '/openai/*']) app.route({ method: 'OPTIONS', url, handler: handle });
+  }
+
   async function drain(): Promise<void> {
     isDraining = true;
     const closed = app.close();
-    const { drainMs } = config.server;
+    const { drainMs } = current.config.server;
     const cutTheRest = () => {
       for (const passage of passages) passage.drain();
     };
@@ -149,19 +204,34 @@ export async function startGateway({ config, log, version, beatMs }: GatewayPart
     await drain();
     await ledger.settled();
     if (ops !== app) await ops.close();
-    await Promise.all(Array.from(clients.values(), (client) => client.close()));
+    for (const client of [...current.clients.values(), ...retired.keys()]) client.close();
     await tokenizer.close();
     clock.close();
   }
 
+  for (const on of new Set([app, ops])) {
+    serveHealth(on, readiness);
+    answerErrors(on);
+  }
+  serveOps(ops, () => current.config, metrics);
+  await serveClients();
+  applyProcessSettings();
   try {
-    await app.listen({ ...config.server.listen });
-    if (ops !== app) await ops.listen({ ...config.ops.listen });
+    await app.listen({ ...initial.server.listen });
+    if (ops !== app) await ops.listen({ ...initial.ops.listen });
   } catch (error) {
     await close();
     throw error;
   }
-  return { url: urlOf(app), opsUrl: urlOf(ops), close };
+  return { url: urlOf(app), opsUrl: urlOf(ops), reload, reloadFailed: () => metrics.reloaded(false), close };
+}
+
+/** Adds `ADDRESS` or `ADDRESS/BITS`. */
+function addNetwork(list: BlockList, network: string): void {
+  const [address = '', bits] = network.split('/');
+  const family = isIPv6(address) ? 'ipv6' : 'ipv4';
+  if (bits === undefined) list.addAddress(address, family);
+  else list.addSubnet(address, Number(bits), family);
 }
 
 function isSameListener({ server, ops }: Config): boolean {
@@ -173,23 +243,21 @@ function pluginHeaders(reply: FastifyReply): string[] {
   return Object.entries(reply.getHeaders()).flatMap(([name, value]) => [name, String(value)]);
 }
 
-function corsOptions(origins: readonly string[]): object {
-  return {
-    origin: [...origins],
-    methods: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
-    exposedHeaders: [
-      'x-request-id',
-      'x-sluicegate-upstream',
-      'retry-after',
-      'x-ratelimit-limit-requests',
-      'x-ratelimit-remaining-requests',
-      'x-ratelimit-reset-requests',
-    ],
-    maxAge: 600,
-    // The plugin gives its 204 a Content-Length, which RFC 9110 8.6 forbids.
-    optionsSuccessStatus: 200,
-  };
-}
+const CORS = {
+  methods: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
+  exposedHeaders: [
+    'x-request-id',
+    'x-sluicegate-upstream',
+    'retry-after',
+    'x-ratelimit-limit-requests',
+    'x-ratelimit-remaining-requests',
+    'x-ratelimit-reset-requests',
+  ],
+  maxAge: 600,
+  strictPreflight: false,
+  // The plugin gives its 204 a Content-Length, which RFC 9110 8.6 forbids.
+  optionsSuccessStatus: 200,
+};
 
 function urlOf(app: FastifyInstance): string {
   const { address, port, family } = app.server.address() as AddressInfo;

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // The process's edge: commands, environment, signals and exit codes. Nothing else touches the process.
 import { randomBytes } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, watchFile } from 'node:fs';
 import { parseArgs } from 'node:util';
 import closeWithGrace from 'close-with-grace';
 import {
@@ -27,7 +27,7 @@ const help = `Sluicegate: a streaming gateway for OpenAI-compatible APIs.
 
 Usage
   sluicegate [serve] [-c FILE]      serve; without FILE: $SLUICEGATE_CONFIG, else ${DEFAULT_FILE} if it is there,
-                                    else the environment alone
+                                    else the environment alone; SIGHUP loads it again, --watch whenever it changes
   sluicegate check [-c FILE]        tell every problem of the configuration, and what is in effect
   sluicegate key NAME               make a client key; prints it once, with the lines for the configuration
   sluicegate demo [--listen ADDR]   only the demo upstream, an OpenAI-compatible server that needs no key
@@ -46,7 +46,9 @@ Environment, always
 Exit codes: 0 clean, 1 bad configuration, 2 could not listen or start.
 `;
 
-type Flags = { config?: string; listen?: string };
+type Flags = { config?: string; listen?: string; watch?: boolean };
+
+const WATCH_MS = 500;
 
 async function main(argv: string[]): Promise<number | undefined> {
   const { values, positionals } = readArguments(argv);
@@ -65,6 +67,7 @@ function readArguments(argv: string[]) {
   const options = {
     config: { type: 'string', short: 'c' },
     listen: { type: 'string' },
+    watch: { type: 'boolean' },
     help: { type: 'boolean', short: 'h' },
     version: { type: 'boolean', short: 'v' },
   } as const;
@@ -147,16 +150,14 @@ async function serve(flags: Flags): Promise<number | undefined> {
   const log = createLogger(loaded.config.log, isTerminal);
   let demoUpstream: Demo | undefined;
   try {
-    let { config } = loaded;
-    if (config.upstreams.length === 0) {
-      demoUpstream = await startDemo({ host: '127.0.0.1', port: 0 });
-      config = { ...config, upstreams: [upstreamOf(demoUpstream)] };
-    }
+    if (loaded.config.upstreams.length === 0) demoUpstream = await startDemo({ host: '127.0.0.1', port: 0 });
+    const config = withDemo(loaded.config, demoUpstream);
     const gateway = await startGateway({ config, log, version: readVersion() });
     // Lines for a person go where they cannot break a stream of JSON lines.
     const lines = config.log.format === 'json' || !isTerminal ? process.stderr : process.stdout;
     lines.write(startLines(gateway, config, demoUpstream !== undefined));
     log.info({ url: gateway.url, opsUrl: gateway.opsUrl, upstreams: config.upstreams.map(({ name }) => name) }, 'listening');
+    reloadOnDemand(gateway, flags, loaded.file, demoUpstream, log);
     endWithGrace(gateway, demoUpstream, config, log);
     return undefined;
   } catch (error) {
@@ -165,10 +166,26 @@ async function serve(flags: Flags): Promise<number | undefined> {
   }
 }
 
+function withDemo(config: Config, demoUpstream: Demo | undefined): Config {
+  return config.upstreams.length > 0 || demoUpstream === undefined ? config : { ...config, upstreams: [upstreamOf(demoUpstream)] };
+}
+
+/** Loads the file again on SIGHUP, and with --watch whenever it changes: whole, or not at all. */
+function reloadOnDemand(gateway: Gateway, flags: Flags, file: string | undefined, demoUpstream: Demo | undefined, log: Logger): void {
+  const reload = () => {
+    const again = load(flags);
+    if (again !== undefined) return gateway.reload(withDemo(again.config, demoUpstream));
+    gateway.reloadFailed();
+    log.error('the new configuration was not taken; the old one stays');
+  };
+  process.on('SIGHUP', reload);
+  // Looked at, not listened to: editors and Kubernetes replace the file, and a watch would stay with the old one.
+  if (flags.watch && file !== undefined) watchFile(file, { interval: WATCH_MS }, reload);
+}
+
 /** Signals drain; a second one, or a drain that does not come to its end, is an end at once with a code of failure. */
 function endWithGrace(gateway: Gateway, demoUpstream: Demo | undefined, { server }: Config, log: Logger): void {
   const overtimeMs = 2000;
-  process.on('SIGHUP', () => log.warn('reloading on SIGHUP is not supported yet: restart to change the configuration'));
   const delay = Number.isFinite(server.drainMs) ? server.drainMs + overtimeMs : false;
   closeWithGrace({ delay, logger: false, skip: ['SIGHUP'] }, async ({ signal, err }) => {
     if (err) log.fatal({ fault: err.name, at: err.stack?.split('\n')[1]?.trim() }, 'the process failed inside');

@@ -14,9 +14,9 @@ const MAX_CALLERS = 100_000;
 /**
  * @returns a limiter that throws GatewayError `rate_limit_exceeded` (429) with `retry-after` and the headers of what is left
  */
-export async function createLimiter(app: FastifyInstance, config: Config): Promise<Limiter> {
+export async function createLimiter(app: FastifyInstance, config: () => Config): Promise<Limiter> {
   const callers = new WeakMap<FastifyRequest, Client | undefined>();
-  const limitsOf = (client: Client | undefined): Limits => (client ?? config.anonymous).limits;
+  const limitsOf = (client: Client | undefined): Limits => (client ?? config().anonymous).limits;
 
   await app.register(fastifyRateLimit, { global: false, cache: MAX_CALLERS });
   const count = app.createRateLimit({

@@ -5,8 +5,8 @@ import { type FastifyInstance, fastify } from 'fastify';
 import { detailOf, type ErrorCode, errorBody, errorTable, GatewayError } from '../errors.ts';
 
 export interface ListenerOptions {
-  readonly maxConnections: number;
-  readonly trustProxy: readonly string[];
+  /** Whether X-Forwarded-For is believed from this address. */
+  isTrusted(address: string): boolean;
   /** A request that was refused before it was one, with the reason. */
   onUnparsed(reason: ErrorCode): void;
   /** An error that is none of ours, which the client learns nothing of. */
@@ -25,7 +25,7 @@ const TIMEOUT_CHECK_MS = 1_000;
 export function createListener(options: ListenerOptions): FastifyInstance {
   const app = fastify({
     logger: false,
-    trustProxy: options.trustProxy.length > 0 ? [...options.trustProxy] : false,
+    trustProxy: options.isTrusted,
     exposeHeadRoutes: false,
     return503OnClosing: false,
     forceCloseConnections: 'idle',
@@ -43,7 +43,6 @@ export function createListener(options: ListenerOptions): FastifyInstance {
         },
         handler,
       );
-      server.maxConnections = options.maxConnections;
       // Without this Node would ask for the body at once, before the key and the limits were judged.
       server.on('checkContinue', handler);
       return watchAnswers(server);

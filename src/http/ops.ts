@@ -7,11 +7,9 @@ import type { Metrics } from '../telemetry/metrics.ts';
 import { createGuard } from './guard.ts';
 
 /** Serves all of ops but the health checks. With `ops.token`, each needs it as `Authorization: Bearer`. */
-export function serveOps(app: FastifyInstance, config: Config, metrics: Metrics): void {
-  const { listen, token } = config.ops;
-  const guard = createGuard({ listen, hostnames: config.server.hostnames, origins: [] });
-  const isOpen = token !== undefined || isLoopback(listen.host);
+export function serveOps(app: FastifyInstance, config: () => Config, metrics: Metrics): void {
   const checkToken = (request: FastifyRequest) => {
+    const { token } = config().ops;
     if (token !== undefined && !isSameSecret(request.headers.authorization ?? '', `Bearer ${token}`))
       throw new GatewayError('invalid_api_key');
   };
@@ -22,9 +20,11 @@ export function serveOps(app: FastifyInstance, config: Config, metrics: Metrics)
     return reply.type(contentType).send(body);
   });
   app.get('/', async (request, reply) => {
-    if (!isOpen) throw new GatewayError('not_found', 'Beyond loopback and without ops.token only /metrics and the health checks are here.');
+    const { ops, server } = config();
+    if (ops.token === undefined && !isLoopback(ops.listen.host))
+      throw new GatewayError('not_found', 'Beyond loopback and without ops.token only /metrics and the health checks are here.');
     checkToken(request);
-    guard(request.raw);
+    createGuard({ listen: ops.listen, hostnames: server.hostnames, origins: [] })(request.raw);
     return reply
       .type('text/plain; charset=utf-8')
       .send('Sluicegate\n\n/metrics  for Prometheus\n/healthz  the process runs\n/readyz   it would accept a stream\n');

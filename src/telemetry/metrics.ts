@@ -15,6 +15,8 @@ export interface Metrics {
   response(upstream: string, status: number): void;
   /** A request refused before the parser made it one, such as one with malformed headers. */
   rejectedUnparsed(reason: string): void;
+  /** A configuration was loaded, or refused. */
+  reloaded(isSuccessful: boolean): void;
   /** The metrics in the format that `accept` asks for: Prometheus text, or OpenMetrics. */
   scrape(accept: string): Promise<{ contentType: string; body: string }>;
 }
@@ -160,6 +162,9 @@ export function createMetrics(parts: MetricsParts): Metrics {
     1,
   );
 
+  const reloadSuccessful = gauge('sluicegate_config_last_reload_successful', 'Whether the last configuration was taken.');
+  const reloadTime = gauge('sluicegate_config_last_reload_success_timestamp_seconds', 'When a configuration was last taken.');
+
   const modelLabel = createModelLabel();
   const bounded = createSeriesBound();
   const toldOf = new WeakMap<Exchange, Told>();
@@ -229,12 +234,20 @@ export function createMetrics(parts: MetricsParts): Metrics {
       const { client, upstream, meter } = exchange;
       if (upstream !== undefined) active.inc(bounded('active', { client, upstream, model: modelLabel(meter?.model) }));
     }
+    connections.reset();
     for (const [upstream, counts] of parts.connections()) {
-      for (const [state, count] of Object.entries(counts)) connections.set({ upstream, state }, count);
+      for (const [state, count] of Object.entries(counts)) connections.inc({ upstream, state }, count);
     }
   }
 
+  function reloaded(isSuccessful: boolean): void {
+    reloadSuccessful.set(isSuccessful ? 1 : 0);
+    if (isSuccessful) reloadTime.setToCurrentTime();
+  }
+  reloaded(true);
+
   return {
+    reloaded,
     record(exchange) {
       const { client, endpoint, outcome = 'completed', upstream = 'none', durationMs = 0 } = exchange;
       const model = modelLabel(exchange.meter?.model);

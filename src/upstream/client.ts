@@ -57,8 +57,10 @@ export interface UpstreamClient {
   /** Sends a request on a connection of its own, waiting for one where `maxConnections` are in use. */
   send(request: UpstreamRequest, events: UpstreamEvents): UpstreamCall;
   counts(): ConnectionCounts;
+  /** Closes what is idle now, and everything else as soon as its call is over. */
+  retire(): void;
   /** Destroys every connection. */
-  close(): Promise<void>;
+  close(): void;
 }
 
 /** One connection: undici's client for HTTP/1.1, and the socket, which is known here from its first SYN on. */
@@ -83,6 +85,7 @@ export function createUpstreamClient(upstream: Pick<Upstream, 'baseUrl' | 'maxCo
   const all = new Set<Connection>();
   const idle: Connection[] = [];
   const queue = new Set<(connection: Connection) => void>();
+  let isRetired = false;
 
   function openConnection(): Connection {
     const connection: Connection = {
@@ -113,8 +116,12 @@ export function createUpstreamClient(upstream: Pick<Upstream, 'baseUrl' | 'maxCo
 
   function release(connection: Connection): void {
     if (!all.has(connection)) return;
-    idle.push(connection);
-    serveQueue();
+    if (isRetired) {
+      discard(connection);
+    } else {
+      idle.push(connection);
+      serveQueue();
+    }
   }
 
   /** The connection used last is the one least likely to have been closed by the other side. */
@@ -222,7 +229,11 @@ export function createUpstreamClient(upstream: Pick<Upstream, 'baseUrl' | 'maxCo
   return {
     send,
     counts: () => ({ active: all.size - idle.length, idle: idle.length, queued: queue.size }),
-    async close() {
+    retire() {
+      isRetired = true;
+      for (const connection of [...idle]) discard(connection);
+    },
+    close() {
       for (const connection of [...all]) discard(connection);
     },
   };

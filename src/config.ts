@@ -55,6 +55,7 @@ export interface Config {
   };
   ops: { listen: Address; token: string | undefined };
   log: { level: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'silent'; format: 'auto' | 'json' | 'pretty' };
+  sse: { heartbeatMs: number; earlyHeadersMs: number };
   /** In the order of the file. Empty only where neither a file nor the environment names one: then the caller starts the demo upstream. */
   upstreams: Upstream[];
   clients: Client[];
@@ -122,7 +123,7 @@ function inOrder(problems: Problem[]): Problem[] {
 }
 
 function toConfig(settings: Settings, read: Source): Config {
-  const { server, ops, log, anonymous } = settings;
+  const { server, ops, log, sse, anonymous } = settings;
   const names = [...new Set([...read.namesAt(['upstreams']), ...Object.keys(settings.upstreams)])];
   return {
     server: {
@@ -138,6 +139,7 @@ function toConfig(settings: Settings, read: Source): Config {
     },
     ops: { listen: ops.listen, token: ops.token ?? undefined },
     log: { level: log.level, format: log.format },
+    sse: { heartbeatMs: sse.heartbeat, earlyHeadersMs: sse.earlyHeaders },
     upstreams: names.flatMap((name) => toUpstream(name, settings.upstreams[name])),
     clients: settings.clients.map(({ name, keySha256, limits }) => ({ name, keySha256: [keySha256].flat(), limits: toLimits(limits) })),
     anonymous: { limits: toLimits(anonymous.limits) },

@@ -165,6 +165,11 @@ export async function startGateway({ config: initial, log, version, beatMs }: Ga
     const exchange = recordArrival(request, clock.now());
     request.exchange = exchange;
     ledger.open(exchange);
+    // A second request before the first has its answer would be sent up at once, and its client's going not be noticed.
+    if (reply.raw.socket === null) {
+      reply.raw.shouldKeepAlive = false;
+      throw new GatewayError('invalid_request', 'Pipelined requests are not served: wait for the answer, or open another connection.');
+    }
     const admitted = await admit(request, exchange, gates);
     reply.hijack();
     const ownHeaders = [...admitted.headers, ...pluginHeaders(reply)];

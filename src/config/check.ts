@@ -95,8 +95,6 @@ const NOT_YET: readonly NotYet[] = [
   ['server.tls', 'off', is('off')],
   ['server.maxHeldBodies', 'no body is held', never],
   ['server.workers', '1', is('1')],
-  ['sse.heartbeat', 'off', is('off')],
-  ['sse.earlyHeaders', 'off', is('off')],
   ['upstreams.*.apiKeyFile', 'apiKey', never],
   ['upstreams.*.apiKeys', 'apiKey', never],
   ['upstreams.*.usage', 'asSent', is('asSent')],

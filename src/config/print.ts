@@ -23,11 +23,12 @@ const PLAIN = new Set([
  * (which no configuration accepts as a key, so that a pasted mask is noticed). Without upstreams a comment says what serves.
  */
 export function printConfig(config: Config): string {
-  const { server, ops, log, upstreams, clients, anonymous } = config;
+  const { server, ops, log, sse, upstreams, clients, anonymous } = config;
   const settings = {
     server: printServer(server),
     ops: { listen: formatAddress(ops.listen), token: ops.token === undefined ? 'off' : MASK },
     log,
+    sse: { heartbeat: formatDuration(sse.heartbeatMs), earlyHeaders: formatDuration(sse.earlyHeadersMs) },
     ...(upstreams.length > 0 && { upstreams: new Map(upstreams.map((upstream) => [upstream.name, printUpstream(upstream)])) }),
     clients: clients.map(printClient),
     anonymous: { limits: printLimits(anonymous.limits) },

@@ -70,8 +70,10 @@ const log = section({
 });
 
 const sse = section({
-  heartbeat: word(orOff(duration, null)).optional().describe('A comment after so much silence. Not yet supported.'),
-  earlyHeaders: word(orOff(duration, null)).optional().describe('Headers before the upstream gave any. Not yet supported.'),
+  heartbeat: word(orOff(duration, Infinity)).prefault('15s').describe('A comment after so much silence towards the client.'),
+  earlyHeaders: word(orOff(duration, Infinity))
+    .prefault('off')
+    .describe('On calls with stream: true, 200 and heartbeats where the upstream has not answered by then.'),
 });
 
 const timeouts = section({

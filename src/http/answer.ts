@@ -75,6 +75,7 @@ function startRelay(head: ResponseHead, status: number, journey: Journey, parts:
   const { exchange, response, upstream } = journey;
   const { clock, metrics } = parts;
   const { clientStallMs } = parts.config.server;
+  const { firstByteMs, idleMs } = upstream.timeouts;
   const hasLength = headerValue(head.headers, 'content-length') !== undefined;
   const sink = createSink(response, () => relay.drained(), { hasLength, graceMs: clientStallMs });
   response.once('finish', () => relay.flushed());
@@ -84,7 +85,7 @@ function startRelay(head: ResponseHead, status: number, journey: Journey, parts:
     meter: exchange.meter,
     isEventStream: head.isEventStream && !head.isEncoded,
     goodEnd: status >= 400 ? 'upstream_error' : 'completed',
-    bounds: { firstByteMs: upstream.timeouts.firstByteMs, idleMs: upstream.timeouts.idleMs, clientStallMs },
+    bounds: { firstByteMs, idleMs, clientStallMs, heartbeatMs: parts.config.sse.heartbeatMs },
     now: clock.now,
     flow: exchange,
     errorOf: detailOf,

@@ -1,11 +1,12 @@
 // THE route: one request goes up, its answer comes down, and whoever leaves first, both ends are settled once.
 import type { Upstream } from '../config.ts';
-import { type ErrorCode, GatewayError } from '../errors.ts';
+import { detailOf, type ErrorCode, type ErrorDetail, GatewayError } from '../errors.ts';
 import type { Ledger, Outcome } from '../exchange.ts';
 import type { UpstreamCall, UpstreamClient, UpstreamFailure, UpstreamRequest } from '../upstream/client.ts';
 import { type HeaderList, isKeyInjected, requestHeaders } from '../upstream/headers.ts';
 import { upstreamPath } from '../upstream/target.ts';
 import { type Answer, type AnswerParts, beginAnswer, type Journey } from './answer.ts';
+import { createLateAnswer, createStreamWish, EARLY_HEADERS, isPlainStream, type LateAnswer } from './early.ts';
 import { refuse } from './refuse.ts';
 import { openUpload, type Upload } from './upload.ts';
 
@@ -28,10 +29,14 @@ export interface Passage {
  */
 export function forward(journey: Journey, station: Station, onEnd: () => void): Passage {
   const { exchange, request, response, upstream } = journey;
-  const { clock, ledger, metrics } = station;
+  const { clock, ledger, metrics, config } = station;
   const { timeouts } = upstream;
+  const { socket } = request;
   let call: UpstreamCall | undefined;
   let answer: Answer | undefined;
+  /** Takes an answer that came after its headers had to be made here. */
+  let late: LateAnswer | undefined;
+  let isHeadDue = true;
   let connectedAtMs: number | undefined;
   let sentAtMs: number | undefined;
   let isOver = false;
@@ -40,18 +45,23 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
     if (isOver) return;
     isOver = true;
     stopJudging();
+    socket.off('end', onHalfClose);
     upload.close();
     ledger.end(exchange, outcome);
     onEnd();
   }
 
-  /** Answers with an error of ours, where nothing has come down yet. */
-  function fail(code: ErrorCode, outcome: Outcome): void {
+  /** Ends the request as failed: with an error as the answer, or as the end of the answer that has begun. */
+  function fail(code: ErrorCode, outcome: Outcome, detail: ErrorDetail = detailOf(code)): void {
     if (isOver) return;
     call?.abort();
+    if (outcome === 'rejected') exchange.rejection = code;
+    if (answer !== undefined) {
+      answer.relay.break({ detail, outcome });
+      return;
+    }
     const error = new GatewayError(code);
     exchange.status = error.row.status;
-    if (outcome === 'rejected') exchange.rejection = code;
     refuse(response, error, ['x-request-id', exchange.requestId, 'x-sluicegate-upstream', upstream.name, ...journey.ownHeaders]);
     settle(outcome);
   }
@@ -64,34 +74,43 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
   function onFailure({ kind, detail }: UpstreamFailure): void {
     exchange.cause = detail;
     const code = kind === 'unreachable' ? 'upstream_unreachable' : 'upstream_reset';
-    if (answer === undefined) failAttempt(code, code);
-    else answer.relay.break('upstream_reset');
+    if (isHeadDue) failAttempt(code, code);
+    else fail(code, code);
   }
 
   function onHead(status: number, headers: HeaderList): void {
+    isHeadDue = false;
     exchange.ttfbMs = clock.now() - exchange.startedAtMs;
     metrics.attempt(upstream.name, 'ok');
     metrics.response(upstream.name, status);
-    if (status === 401 && isKeyInjected(upstream)) {
-      // Providers quote part of a key that they refuse, so none of such an answer goes on.
-      fail('upstream_auth', 'upstream_error');
-      return;
-    }
+    // Providers quote part of a key that they refuse, so none of such an answer goes on.
+    if (status === 401 && isKeyInjected(upstream)) fail('upstream_auth', 'upstream_error');
+    else if (answer === undefined) begin(status, headers);
+    else if (!isPlainStream(status, headers)) late = createLateAnswer(status, upstream, failLate);
+  }
+
+  function begin(status: number, headers: HeaderList): void {
     const source = { pause: () => call?.pause(), resume: () => call?.resume(), abort: () => call?.abort() };
     answer = beginAnswer(status, headers, journey, station, { source, sentAtMs: sentAtMs ?? clock.now(), onOutcome: settle });
   }
 
+  function failLate(detail: ErrorDetail, status: number): void {
+    fail('upstream_truncated', status >= 400 ? 'upstream_error' : 'upstream_truncated', detail);
+  }
+
   function judge(nowMs: number): void {
-    if (nowMs - exchange.startedAtMs > timeouts.totalMs) {
-      if (answer === undefined) fail('upstream_timeout', 'timeout_total');
-      else answer.relay.break('upstream_total_timeout');
-    } else if (answer !== undefined) {
-      answer.relay.judge(nowMs);
-    } else if (connectedAtMs === undefined && nowMs - exchange.startedAtMs > timeouts.connectMs) {
+    const ageMs = nowMs - exchange.startedAtMs;
+    if (ageMs > timeouts.totalMs) {
+      fail(answer === undefined ? 'upstream_timeout' : 'upstream_total_timeout', 'timeout_total');
+    } else if (connectedAtMs === undefined && ageMs > timeouts.connectMs) {
       if (call?.isQueued) failAttempt('overloaded', 'rejected');
       else failAttempt('upstream_timeout', 'timeout_connect');
+    } else if (answer !== undefined) {
+      answer.relay.judge(nowMs);
     } else if (sentAtMs !== undefined && nowMs - sentAtMs > timeouts.firstByteMs) {
       failAttempt('upstream_timeout', 'timeout_first_byte');
+    } else if (ageMs > config.sse.earlyHeadersMs && wish?.isStream()) {
+      begin(200, EARLY_HEADERS);
     }
   }
 
@@ -104,14 +123,24 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
     else answer.relay.clientGone();
   }
 
-  const upload = openUpload(request, exchange, station.config.server.maxRequestBodyBytes, () => {
-    if (answer === undefined) fail('request_too_large', 'rejected');
-    else answer.relay.break('upstream_reset');
+  /** Node waits with its own end of the connection until a blocked answer has gone out, which then is never. */
+  function onHalfClose(): void {
+    onClientGone();
+    response.destroy();
+  }
+
+  const wish = Number.isFinite(config.sse.earlyHeadersMs) ? createStreamWish(request) : undefined;
+  const upload = openUpload(request, {
+    flow: exchange,
+    maxBytes: config.server.maxRequestBodyBytes,
+    onTooLarge: () => fail('request_too_large', 'rejected'),
+    observe: wish?.observe,
   });
   const stopJudging = clock.onBeat(judge);
   response.once('close', onClientGone);
+  socket.once('end', onHalfClose);
   // The client may have left while its limits were asked.
-  if (request.socket.destroyed) onClientGone();
+  if (socket.destroyed) onClientGone();
   else start();
 
   function start(): void {
@@ -130,20 +159,15 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
         if (answer === undefined) exchange.phase = 'headers';
       },
       onHead,
-      onChunk: (bytes) => answer?.chunk(bytes),
-      onEnd: () => answer?.end(),
+      onChunk: (bytes) => (late ?? answer)?.chunk(bytes),
+      onEnd: () => (late ?? answer)?.end(),
       onFail: onFailure,
     });
     // What ended while it was being sent could not be aborted yet.
     if (isOver) call.abort();
   }
 
-  return {
-    drain() {
-      if (answer === undefined) fail('draining', 'drained');
-      else answer.relay.break('draining');
-    },
-  };
+  return { drain: () => fail('draining', 'drained') };
 }
 
 function requestFor({ request, admitted, upstream }: Journey, { body }: Upload): UpstreamRequest {

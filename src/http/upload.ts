@@ -10,16 +10,30 @@ export interface Upload {
   close(): void;
 }
 
+export interface UploadOptions {
+  /** Where bytes are counted. */
+  readonly flow: Pick<Exchange, 'bytesIn'>;
+  readonly maxBytes: number;
+  /** Called once when the body goes beyond the bound; nothing more of it is sent. */
+  onTooLarge(): void;
+  /** Looks at the bytes on their way. */
+  observe?: ((chunk: Buffer) => void) | undefined;
+}
+
+/**
+ * Read ahead of what the upstream takes: a departed client shows only when its connection is read, and most bodies are
+ * smaller than this.
+ */
+const READ_AHEAD_BYTES = 1024 * 1024;
+
 /**
  * Opens the body of a request. The request itself is never handed on: an upstream that breaks destroys the stream that
  * it was given, and with the request's own stream the client's connection would go before it is told why.
- * @param flow where bytes are counted
- * @param maxBytes the bound
- * @param onTooLarge called once when the body goes beyond the bound; nothing more of it is sent
  */
-export function openUpload(request: IncomingMessage, flow: Pick<Exchange, 'bytesIn'>, maxBytes: number, onTooLarge: () => void): Upload {
+export function openUpload(request: IncomingMessage, { flow, maxBytes, onTooLarge, observe }: UploadOptions): Upload {
   if (!hasBody(request)) return { body: undefined, close: () => void request.resume() };
   const body = new Readable({
+    highWaterMark: READ_AHEAD_BYTES,
     read: () => void request.resume(),
     destroy: (_, callback) => {
       close();
@@ -32,9 +46,10 @@ export function openUpload(request: IncomingMessage, flow: Pick<Exchange, 'bytes
     if (flow.bytesIn > maxBytes) {
       close();
       onTooLarge();
-    } else if (!body.push(chunk)) {
-      request.pause();
+      return;
     }
+    observe?.(chunk);
+    if (!body.push(chunk)) request.pause();
   }
   const onEnd = () => void body.push(null);
 

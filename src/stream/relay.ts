@@ -2,6 +2,7 @@
 import type { ErrorDetail } from '../errors.ts';
 import type { Outcome, Phase } from '../exchange.ts';
 import type { Meter } from './meter.ts';
+import { createSilence, type SilenceBounds } from './silence.ts';
 
 /** The client's side of a body. Strings hold one byte a character (latin1). */
 export interface Sink {
@@ -27,10 +28,14 @@ export interface Source {
 }
 
 /** Bounds in milliseconds; Infinity where there is none. */
-export interface RelayBounds {
-  readonly firstByteMs: number;
-  readonly idleMs: number;
+export interface RelayBounds extends SilenceBounds {
   readonly clientStallMs: number;
+}
+
+/** Why a body ends that should not: what its last event says, and what the end is called. */
+export interface Break {
+  readonly detail: ErrorDetail;
+  readonly outcome: Outcome;
 }
 
 export interface RelayParts {
@@ -47,7 +52,7 @@ export interface RelayParts {
   now(): number;
   /** Where the bytes that go down are counted. */
   readonly flow: { bytesOut: number };
-  errorOf(code: BreakCode): ErrorDetail;
+  errorOf(code: 'upstream_truncated' | 'upstream_timeout' | 'upstream_idle_timeout'): ErrorDetail;
   onPhase(phase: Phase): void;
   /** The first piece of content went down. */
   onFirstToken(): void;
@@ -57,32 +62,20 @@ export interface RelayParts {
   onOutcome(outcome: Outcome): void;
 }
 
-/** Why a body ends that should not: what the last event says, and what the outcome is called. */
-const breaks = {
-  upstream_truncated: 'upstream_truncated',
-  upstream_reset: 'upstream_reset',
-  upstream_timeout: 'timeout_first_byte',
-  upstream_idle_timeout: 'timeout_idle',
-  upstream_total_timeout: 'timeout_total',
-  draining: 'drained',
-} as const satisfies Record<string, Outcome>;
-
-export type BreakCode = keyof typeof breaks;
-
 export interface Relay {
   /** The next bytes of the upstream's body. */
   chunk(bytes: Buffer): void;
   /** The upstream's body ended as its framing said it would. */
   end(): void;
   /** Ends the body as broken: in an event stream with a last event that says why, where that can be said. */
-  break(code: BreakCode): void;
+  break(why: Break): void;
   /** The connection takes bytes again. */
   drained(): void;
   /** The whole answer has gone out. */
   flushed(): void;
   /** The client's connection is gone. */
   clientGone(): void;
-  /** Judges idle and stall; called on every beat of the clock. */
+  /** Judges silence and stall, and beats where it is due; called on every beat of the clock. */
   judge(nowMs: number): void;
 }
 
@@ -97,10 +90,16 @@ export function createRelay(parts: RelayParts): Relay {
   let chunkCount = 0;
   let readAtMs = 0;
   let hasToken = false;
-  let meaningAtMs = parts.now();
-  let meaningSeen = 0;
   let heldBytes = 0;
   let progressAtMs = 0;
+  const readable = isEventStream ? meter : undefined;
+  const silence = createSilence({
+    bounds,
+    sentAtMs: parts.sentAtMs,
+    nowMs: parts.now(),
+    meaning: () => (readable === undefined || readable.isOff ? flow.bytesOut : readable.meaningCount),
+    bytes: () => flow.bytesOut,
+  });
 
   function finish(outcome: Outcome): void {
     if (state === 'over') return;
@@ -163,14 +162,25 @@ export function createRelay(parts: RelayParts): Relay {
     return meter?.hasError ? 'upstream_error_event' : parts.goodEnd;
   }
 
-  function breakOff(code: BreakCode): void {
-    if (meter !== undefined && isEventStream && isBetweenEvents(flow.bytesOut, tail)) {
-      sink.write(Buffer.from(meter.errorEvent(parts.errorOf(code))).toString('latin1'));
+  /** Whether something may be inserted here. */
+  function isBetweenEvents(by: Meter): boolean {
+    return endsBetweenEvents(flow.bytesOut, tail) && !by.isEventOpen;
+  }
+
+  function breakOff({ detail, outcome }: Break): void {
+    if (readable !== undefined && isBetweenEvents(readable)) {
+      sink.write(Buffer.from(readable.errorEvent(detail)).toString('latin1'));
       sink.cutGently();
     } else {
       sink.cut();
     }
-    finish(breaks[code]);
+    finish(outcome);
+  }
+
+  function beat(nowMs: number): void {
+    if (readable === undefined || !isBetweenEvents(readable)) return;
+    silence.broken(nowMs);
+    if (!sink.write(heartbeat(readable.hasIdOrRetry))) block();
   }
 
   return {
@@ -187,21 +197,21 @@ export function createRelay(parts: RelayParts): Relay {
       if (state === 'over' || state === 'ending') return;
       const isWhole = meter === undefined || !isEventStream || meter.isOff || meter.hasError || meter.isComplete;
       if (isWhole) endWell();
-      else breakOff('upstream_truncated');
+      else breakOff({ detail: parts.errorOf('upstream_truncated'), outcome: 'upstream_truncated' });
     },
 
-    break(code) {
+    break(why) {
       flush();
       if (state === 'over' || state === 'ending') return;
       source.abort();
       if (isSaid()) endWell();
-      else breakOff(code);
+      else breakOff(why);
     },
 
     drained() {
       if (state !== 'blocked') return;
       state = 'flowing';
-      meaningAtMs = parts.now();
+      silence.resume(parts.now());
       parts.onPhase('stream');
       source.resume();
     },
@@ -229,24 +239,30 @@ export function createRelay(parts: RelayParts): Relay {
   };
 
   function judgeSilence(nowMs: number): void {
-    const meaning = isEventStream && meter !== undefined && !meter.isOff ? meter.meaningCount : flow.bytesOut;
-    if (meaning !== meaningSeen) {
-      meaningSeen = meaning;
-      meaningAtMs = nowMs;
+    const verdict = silence.judge(nowMs);
+    if (verdict === undefined) return;
+    if (verdict === 'beat') {
+      beat(nowMs);
       return;
     }
-    const isFirst = meaning === 0;
-    const silentMs = nowMs - (isFirst ? parts.sentAtMs : meaningAtMs);
-    if (silentMs <= (isFirst ? bounds.firstByteMs : bounds.idleMs)) return;
     source.abort();
-    breakOff(isFirst ? 'upstream_timeout' : 'upstream_idle_timeout');
+    if (verdict === 'idle') breakOff({ detail: parts.errorOf('upstream_idle_timeout'), outcome: 'timeout_idle' });
+    else breakOff({ detail: parts.errorOf('upstream_timeout'), outcome: 'timeout_first_byte' });
   }
+}
+
+/**
+ * A comment (WHATWG HTML 9.2.5) that every SDK takes. With its blank line, because clients that split on blank lines lose the
+ * event behind a comment without one; but openai-python takes any blank line for an event once it has seen `id:` or `retry:`.
+ */
+function heartbeat(hasIdOrRetry: boolean): string {
+  return hasIdOrRetry ? ':\n' : ':\n\n';
 }
 
 /**
  * Whether the bytes sent so far end between two events: at a blank line, or before the first byte (WHATWG HTML 9.2.5).
  * A CR after a line break may be half of a CRLF that is still to come, and so counts as inside.
  */
-function isBetweenEvents(bytesSent: number, tail: string): boolean {
+function endsBetweenEvents(bytesSent: number, tail: string): boolean {
   return bytesSent === 0 || tail.endsWith('\n\n') || tail.endsWith('\r\r') || tail === '\n\r\n' || tail === '\r\r\n';
 }

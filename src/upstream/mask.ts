@@ -6,10 +6,11 @@ export interface KeyMask {
   rest(): Buffer;
 }
 
-/** Only bytes that may be the beginning of the key are held, until the next ones tell. */
+/** Only bytes that may be the beginning of the key are held, until the next ones tell. An empty key masks nothing. */
 export function createKeyMask(key: string): KeyMask {
   const secret = Buffer.from(key, 'latin1');
   let held: Buffer = Buffer.alloc(0);
+  if (secret.length === 0) return { next: (bytes) => bytes, rest: () => held };
   return {
     next(bytes) {
       const all = held.length === 0 ? Buffer.from(bytes) : Buffer.concat([held, bytes]);

@@ -1,0 +1,72 @@
+// Headers before the upstream has given any, for proxies that do not wait: who asked for a stream, and what becomes of a late answer.
+import type { IncomingMessage } from 'node:http';
+import type { Upstream } from '../config.ts';
+import type { ErrorDetail } from '../errors.ts';
+import { createTopLevelScanner } from '../stream/json.ts';
+import { type HeaderList, isKeyInjected, responseHead } from '../upstream/headers.ts';
+import { createKeyMask } from '../upstream/mask.ts';
+
+/** What an event stream begins with where nothing is known of it yet. */
+export const EARLY_HEADERS: HeaderList = ['content-type', 'text/event-stream; charset=utf-8'];
+
+/** Longer than any error that a provider words; of what is longer, only the status is told. */
+const MAX_ERROR_BYTES = 64 * 1024;
+/** `true` or `false`. */
+const MAX_FLAG_BYTES = 16;
+
+/** Watches a request body for `"stream": true`, holding nothing of it. */
+export interface StreamWish {
+  observe(chunk: Buffer): void;
+  /** Whether the whole body has been seen, and asks for a stream. */
+  isStream(): boolean;
+}
+
+/** Undefined where the request cannot ask for a stream in its body. */
+export function createStreamWish({ headers }: IncomingMessage): StreamWish | undefined {
+  if (!/^application\/json\b/i.test(headers['content-type'] ?? '') || headers['content-encoding'] !== undefined) return undefined;
+  const scanner = createTopLevelScanner(['stream'], MAX_FLAG_BYTES);
+  return {
+    observe: (chunk) => scanner.scan(chunk.toString('latin1')),
+    isStream: () => scanner.isComplete && scanner.value('stream') === 'true',
+  };
+}
+
+/** Whether an answer is the stream whose headers have gone down already. */
+export function isPlainStream(status: number, headers: HeaderList): boolean {
+  const { isEventStream, isEncoded } = responseHead(headers, { upstream: '', requestId: '', isCorsOurs: false, own: [] });
+  return status < 300 && isEventStream && !isEncoded;
+}
+
+/** Gathers an answer that can only be told as an error event. */
+export interface LateAnswer {
+  chunk(bytes: Buffer): void;
+  end(): void;
+}
+
+/** @param fail is told what the answer said, once it has ended */
+export function createLateAnswer(status: number, upstream: Upstream, fail: (detail: ErrorDetail, status: number) => void): LateAnswer {
+  const mask = createKeyMask(isKeyInjected(upstream) ? (upstream.apiKey ?? '') : '');
+  let body = '';
+  const take = (bytes: Buffer) => {
+    if (body.length <= MAX_ERROR_BYTES) body += bytes.toString('latin1');
+  };
+  return {
+    chunk: (bytes) => take(mask.next(bytes)),
+    end() {
+      take(mask.rest());
+      fail(detailFrom(Buffer.from(body, 'latin1').toString('utf8'), status), status);
+    },
+  };
+}
+
+/** The upstream's own words where they have the form of OpenAI's errors, else its status. */
+function detailFrom(body: string, status: number): ErrorDetail {
+  const plain = { message: `The upstream answered ${status}, and not with a stream.`, type: 'upstream_error', code: 'upstream_error' };
+  try {
+    const { error } = JSON.parse(body) as { error?: { message?: unknown; type?: unknown; code?: unknown } };
+    if (typeof error?.message !== 'string') return plain;
+    return { message: error.message, type: String(error.type ?? plain.type), code: String(error.code ?? plain.code) };
+  } catch {
+    return plain;
+  }
+}

@@ -30,7 +30,9 @@ export interface Gateway {
   reload(config: Config): void;
   /** Tells the metrics that a configuration was not taken. */
   reloadFailed(): void;
-  /** Takes no more requests, lets live ones end for at most `server.drain`, and closes everything. */
+  /** Takes no more requests and lets live ones end for at most `server.drain`; the ops listener stays. */
+  drain(): Promise<void>;
+  /** Drains, and closes everything. */
   close(): Promise<void>;
 }
 
@@ -228,7 +230,7 @@ export async function startGateway({ config: initial, log, version, beatMs }: Ga
     await close();
     throw error;
   }
-  return { url: urlOf(app), opsUrl: urlOf(ops), reload, reloadFailed: () => metrics.reloaded(false), close };
+  return { url: urlOf(app), opsUrl: urlOf(ops), reload, reloadFailed: () => metrics.reloaded(false), drain, close };
 }
 
 /** Adds `ADDRESS` or `ADDRESS/BITS`. */

@@ -22,6 +22,8 @@ export interface TestGateway extends Gateway {
   /** The log line of the next request that ended and was not yet handed out. */
   ended(): Promise<LogLine>;
   metrics(): Promise<Metrics>;
+  /** Begins to shut the clients' listener down; metrics stay until the test's end. */
+  drain(): Promise<void>;
 }
 
 /**

@@ -136,7 +136,7 @@ for (const [name, { expected, options, arrange }] of Object.entries(phases)) {
   }
 }
 
-t.test('while it waits for a free connection: the upstream never hears of it', async (t) => {
+t.test('A4 while it waits for a free connection: the upstream never hears of it', async (t) => {
   const upstream = await startUpstream();
   t.teardown(() => upstream.close());
   const gateway = await startTestGateway(t, upstream.url, { upstream: { maxConnections: 1 } });
@@ -157,6 +157,62 @@ t.test('while it waits for a free connection: the upstream never hears of it', a
   t.equal(upstream.requestCount, 1);
   t.equal((await gateway.metrics()).value('sluicegate_upstream_connections', { state: 'queued' }), 0);
 });
+
+t.test('A11 three pipelined calls, then gone: the first is freed, and no other ran', async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(() => upstream.close());
+  const gateway = await startTestGateway(t, upstream.url);
+  const client = await connect(gateway.port);
+  const call = 'POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n{}';
+  client.send(call.repeat(3));
+  const request = await upstream.request();
+  // The refusal closes the connection after it, and so the third is not even looked at.
+  t.match(await gateway.ended(), { outcome: 'rejected', rejection: 'invalid_request' });
+  client.reset();
+  await request.connection.closed;
+  t.equal((await gateway.ended()).outcome, 'client_closed');
+  t.equal(upstream.requestCount, 1);
+  const metrics = await gateway.metrics();
+  t.equal(metrics.value('sluicegate_streams_active') ?? 0, 0);
+  t.equal(metrics.value('sluicegate_upstream_connections', { state: 'active' }), 0);
+});
+
+t.test('A11 a pipelined call whose client stays gets its refusal after the first answer', async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(() => upstream.close());
+  const gateway = await startTestGateway(t, upstream.url);
+  const client = await connect(gateway.port);
+  client.send('GET /v1/a HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET /v1/b HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n');
+  const request = await upstream.request();
+  await gateway.ended();
+  request.respond(200, {}, 'first');
+  t.equal((await client.body()).toString(), 'first');
+  t.equal((await client.head()).status, 400);
+  t.match(await client.closed, { isComplete: true });
+});
+
+for (const how of ['end', 'reset'] as const) {
+  t.test(
+    `A16 in an upload that the upstream does not read, by ${how === 'end' ? 'FIN' : 'RST'}: what is unread hides neither`,
+    async (t) => {
+      const upstream = await startUpstream();
+      t.teardown(() => upstream.close());
+      const gateway = await startTestGateway(t, upstream.url);
+      const client = await connect(gateway.port);
+      client.send('POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10000000\r\n\r\nbegin');
+      const request = await upstream.request();
+      await request.bodyBytes(5);
+      request.connection.pauseReading();
+      client.send(Buffer.alloc(900_000, 'x'));
+      for (let seen = 0; seen < 900_005; )
+        seen = (await gateway.metrics()).value('sluicegate_relayed_bytes_total', { direction: 'in' }) ?? 0;
+      client[how]();
+      t.match(await gateway.ended(), { outcome: 'client_closed', phase: 'upload', bytesIn: 900_005 });
+      request.connection.resumeReading();
+      await request.connection.closed;
+    },
+  );
+}
 
 t.test('right after the terminal event: that is a completed stream', async (t) => {
   const upstream = await startUpstream();

@@ -75,7 +75,7 @@ t.test('request ids: the upstream’s, else the client’s, else a new one; the 
   }
 });
 
-t.test('HEAD, 204, 304 and an empty body end where they should, and the connection serves on', async (t) => {
+t.test('A23 HEAD, OPTIONS, 204, 304 and an empty body end where they should, and the connection serves on', async (t) => {
   const upstream = await startUpstream();
   t.teardown(() => upstream.close());
   const gateway = await startTestGateway(t, upstream.url);
@@ -117,7 +117,7 @@ t.test('Azure-style paths stand at the origin', async (t) => {
   t.equal((await gateway.ended()).endpoint, '/v1/chat/completions');
 });
 
-t.test('an HTTP/1.0 client gets a body that ends with the connection, and a reset where it is cut', async (t) => {
+t.test('A22 an HTTP/1.0 client gets a body that ends with the connection, and a reset where it is cut', async (t) => {
   const upstream = await startUpstream();
   t.teardown(() => upstream.close());
   const gateway = await startTestGateway(t, upstream.url);

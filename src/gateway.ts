@@ -17,7 +17,7 @@ import { asGatewayError, createListener } from './http/listener.ts';
 import { serveOps } from './http/ops.ts';
 import { refuse } from './http/refuse.ts';
 import { createClock } from './stream/clock.ts';
-import { createTokenizer } from './stream/tokens.ts';
+import { createTokenizer, type Tokenizer } from './stream/tokens.ts';
 import { type Logger, logExchange } from './telemetry/log.ts';
 import { createMetrics } from './telemetry/metrics.ts';
 import { type ConnectionCounts, createUpstreamClient, type UpstreamClient } from './upstream/client.ts';
@@ -42,6 +42,8 @@ export interface GatewayParts {
   readonly version: string;
   /** Milliseconds between two looks at the deadlines of live requests. */
   readonly beatMs?: number;
+  /** Counts tokens; one of its own if absent. One that is given may serve several gateways, and is not closed with this one. */
+  readonly tokenizer?: Tokenizer;
 }
 
 /** A client has a second to read the last event of a cut stream; half of another is for the way. */
@@ -66,9 +68,9 @@ interface Generation {
  * Starts a gateway: both listeners accept when it resolves.
  * @throws the error of `listen` (EADDRINUSE, EACCES, …) with nothing left open
  */
-export async function startGateway({ config: initial, log, version, beatMs }: GatewayParts): Promise<Gateway> {
+export async function startGateway({ config: initial, log, version, beatMs, tokenizer: given }: GatewayParts): Promise<Gateway> {
   const clock = createClock(beatMs);
-  const tokenizer = createTokenizer();
+  const tokenizer = given ?? createTokenizer();
   const passages = new Set<Passage>();
   const retired = new Map<UpstreamClient, string>();
   let isDraining = false;
@@ -212,7 +214,7 @@ export async function startGateway({ config: initial, log, version, beatMs }: Ga
     await ledger.settled();
     if (ops !== app) await ops.close();
     for (const client of [...current.clients.values(), ...retired.keys()]) client.close();
-    await tokenizer.close();
+    if (given === undefined) await tokenizer.close();
     clock.close();
   }
 

@@ -7,6 +7,7 @@ import { type HeaderList, isKeyInjected, requestHeaders } from '../upstream/head
 import { upstreamPath } from '../upstream/target.ts';
 import { type Answer, type AnswerParts, beginAnswer, type Journey } from './answer.ts';
 import { createLateAnswer, createStreamWish, EARLY_HEADERS, isPlainStream, type LateAnswer } from './early.ts';
+import { REFUSED } from './listener.ts';
 import { refuse } from './refuse.ts';
 import { openUpload, type Upload } from './upload.ts';
 
@@ -139,8 +140,10 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
   const stopJudging = clock.onBeat(judge);
   response.once('close', onClientGone);
   socket.once('end', onHalfClose);
-  // The client may have left while its limits were asked.
+  request.once(REFUSED, ({ code }: GatewayError) => fail(code, 'rejected'));
+  // The client may have left, or its body been refused, while its limits were asked.
   if (socket.destroyed) onClientGone();
+  else if (response.headersSent) settle('rejected');
   else start();
 
   function start(): void {

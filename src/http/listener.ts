@@ -1,8 +1,27 @@
 // A Fastify application on a listener of its own, with the form of errors and the bounds that all listeners share.
-import { createServer, METHODS, type Server } from 'node:http';
+import {
+  createServer,
+  type IncomingMessage,
+  METHODS,
+  type RequestListener,
+  type Server,
+  type ServerResponse,
+  STATUS_CODES,
+} from 'node:http';
 import type { Socket } from 'node:net';
 import { type FastifyInstance, fastify } from 'fastify';
 import { detailOf, type ErrorCode, errorBody, errorTable, GatewayError } from '../errors.ts';
+import { closeGently, refuse } from './refuse.ts';
+
+/** Milliseconds that a client may take. */
+export interface ListenerClocks {
+  /** For the head of a request, from the first byte; for the first one, from the connection on. */
+  readonly headersMs: number;
+  /** For a whole request with its body. */
+  readonly requestMs: number;
+  /** Between two looks at them all. */
+  readonly checkMs: number;
+}
 
 export interface ListenerOptions {
   /** Whether X-Forwarded-For is believed from this address. */
@@ -11,18 +30,25 @@ export interface ListenerOptions {
   onUnparsed(reason: ErrorCode): void;
   /** An error that is none of ours, which the client learns nothing of. */
   onFault(error: Error): void;
+  readonly clocks?: ListenerClocks | undefined;
 }
+
+/**
+ * What a request emits, with a GatewayError, when its body turns out malformed or does not arrive in time. Whoever has
+ * begun to forward it listens, and answers; where nobody does, the listener answers.
+ */
+export const REFUSED = 'refused';
 
 /** INTERFACE section 5; Node answers 431 beyond it. */
 const MAX_HEADER_BYTES = 16 * 1024;
 /** Longer than the 60 s for which load balancers keep idle connections, so that they and not we close them. */
 const KEEP_ALIVE_MS = 72_000;
-const HEADERS_TIMEOUT_MS = 10_000;
-const REQUEST_TIMEOUT_MS = 300_000;
-const TIMEOUT_CHECK_MS = 1_000;
+/** A connection that sends nothing is closed within ten seconds, the check included. */
+const CLOCKS: ListenerClocks = { headersMs: 8_000, requestMs: 300_000, checkMs: 1_000 };
 
 /** Makes the application; nothing listens yet. Bodies are left unread for whoever wants them. */
 export function createListener(options: ListenerOptions): FastifyInstance {
+  const { headersMs, requestMs, checkMs } = options.clocks ?? CLOCKS;
   const app = fastify({
     logger: false,
     trustProxy: options.isTrusted,
@@ -30,22 +56,24 @@ export function createListener(options: ListenerOptions): FastifyInstance {
     return503OnClosing: false,
     forceCloseConnections: 'idle',
     serverFactory: (handler) => {
-      const server = createServer(
-        {
-          maxHeaderSize: MAX_HEADER_BYTES,
-          keepAliveTimeout: KEEP_ALIVE_MS,
-          headersTimeout: HEADERS_TIMEOUT_MS,
-          requestTimeout: REQUEST_TIMEOUT_MS,
-          connectionsCheckingInterval: TIMEOUT_CHECK_MS,
-          // Judged with the rest of the request, so that its refusal has a body too.
-          requireHostHeader: false,
-          noDelay: true,
-        },
-        handler,
-      );
-      // Without this Node would ask for the body at once, before the key and the limits were judged.
-      server.on('checkContinue', handler);
-      return watchAnswers(server);
+      const server = createServer({
+        maxHeaderSize: MAX_HEADER_BYTES,
+        keepAliveTimeout: KEEP_ALIVE_MS,
+        headersTimeout: headersMs,
+        requestTimeout: requestMs,
+        connectionsCheckingInterval: checkMs,
+        // Judged with the rest of the request, so that its refusal has a body too.
+        requireHostHeader: false,
+        noDelay: true,
+      });
+      // The bytes of the head bound the headers; beyond this count, 2,000 by default, Node would drop them unsaid.
+      server.maxHeadersCount = 0;
+      return takeRequests(server, handler, options);
+    },
+    // Fastify's router decodes targets before any route sees them, and would answer in a form of its own.
+    frameworkErrors: (error, _, reply) => {
+      reply.hijack();
+      refuseUnparsed(reply.raw, asGatewayError(error, options.onFault).code, options);
     },
     clientErrorHandler: (error, socket) => answerUnparsed(error, socket, options),
   });
@@ -54,20 +82,45 @@ export function createListener(options: ListenerOptions): FastifyInstance {
   return app;
 }
 
-/** Sockets with an answer under way: garbage behind the request must not put a 400 into it. */
-const answering = new WeakSet<Socket>();
+/** The answer that is under way on a socket, or the last in line. */
+const answers = new WeakMap<Socket, ServerResponse>();
 
-/** Knows which sockets are being answered, and lets a closed server's connections go as soon as they have their answer. */
-function watchAnswers(server: Server): Server {
-  server.prependListener('request', (request, response) => {
-    answering.add(request.socket);
+/** Hands on what is a request beyond doubt, and lets a closed server's connections go as soon as they have their answer. */
+function takeRequests(server: Server, handler: RequestListener, options: ListenerOptions): Server {
+  function take(request: IncomingMessage, response: ServerResponse): void {
+    const { socket } = request;
+    // Behind a last answer nothing is read (RFC 9112 9.6).
+    if (answers.get(socket)?.shouldKeepAlive === false) return;
+    answers.set(socket, response);
     if (!server.listening) response.shouldKeepAlive = false;
     response.once('close', () => {
-      answering.delete(request.socket);
+      if (answers.get(socket) === response) answers.delete(socket);
       if (!server.listening) setImmediate(() => server.closeIdleConnections());
     });
-  });
+    if (!isUnambiguous(request)) refuseUnparsed(response, 'invalid_request', options);
+    else if (request.headers['transfer-encoding'] === undefined) handler(request, response);
+    // The parser goes on with what came along with the head, and tells of errors in between turns: a body whose chunks
+    // are malformed there never goes up. No other body can be malformed.
+    else setImmediate(() => response.headersSent || handler(request, response));
+  }
+  server.on('request', take);
+  // Without this Node would ask for the body at once, before the key and the limits were judged.
+  server.on('checkContinue', take);
+  // Node would answer 417 itself, in a form of its own (RFC 9110 10.1.1: may).
+  server.on('checkExpectation', (_, response: ServerResponse) => refuseUnparsed(response, 'invalid_request', options));
+  server.on('connect', (_, socket: Socket) => answerRaw(socket, 'method_not_allowed', options));
   return server;
+}
+
+/**
+ * Whether no other server on the way could read the message otherwise. The parser lets these pass: versions 0.9 and 2.0,
+ * transfer codings before `chunked`, which would be taken off here and not be told upstream, or from an HTTP/1.0 client
+ * (RFC 9112 6.1), and a second Host (3.2).
+ */
+function isUnambiguous({ httpVersion, headers, headersDistinct }: IncomingMessage): boolean {
+  const coding = headers['transfer-encoding'];
+  if (coding !== undefined && (coding.toLowerCase() !== 'chunked' || httpVersion !== '1.1')) return false;
+  return (httpVersion === '1.1' || httpVersion === '1.0') && (headersDistinct.host?.length ?? 0) < 2;
 }
 
 /** The error of llhttp or of Node's own timeouts, as one of ours. */
@@ -78,13 +131,35 @@ function codeOfUnparsed(error: NodeJS.ErrnoException): ErrorCode {
 }
 
 function answerUnparsed(error: NodeJS.ErrnoException, socket: Socket, options: ListenerOptions): void {
-  if (error.code === 'ECONNRESET' || !socket.writable || answering.has(socket)) return void socket.destroy();
+  if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy();
   const code = codeOfUnparsed(error);
+  const response = answers.get(socket);
+  if (response === undefined) {
+    answerRaw(socket, code, options);
+  } else if (error.code === 'HPE_INVALID_EOF_STATE' || response.req.complete || response.headersSent || response.socket !== socket) {
+    // A FIN inside a body is a client that has gone. Garbage behind a request must not put a 400 into the answer to it;
+    // one that refuses it may still be on its way out.
+    if (!response.writableEnded || response.shouldKeepAlive) socket.destroy();
+  } else if (!response.req.emit(REFUSED, new GatewayError(code))) {
+    refuseUnparsed(response, code, options);
+  }
+}
+
+function refuseUnparsed(response: ServerResponse, code: ErrorCode, options: ListenerOptions): void {
+  options.onUnparsed(code);
+  refuse(response, new GatewayError(code));
+}
+
+/** Answers on a socket that has no request. */
+function answerRaw(socket: Socket, code: ErrorCode, options: ListenerOptions): void {
   options.onUnparsed(code);
   const body = errorBody(detailOf(code));
   const { status } = errorTable[code];
-  const head = `HTTP/1.1 ${status} \r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n`;
-  socket.end(head + body);
+  const head = `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n`;
+  socket.write(head + body);
+  // Who was too slow sends nothing that would have to be read.
+  if (code === 'request_timeout') socket.destroySoon();
+  else closeGently(socket);
 }
 
 /** Any error as a GatewayError: Fastify's own by their status, everything else as our fault. */

@@ -3,12 +3,16 @@ import type { Test } from 'tap';
 import { stringify } from 'yaml';
 import { formatProblem, loadConfig } from '../../src/config.ts';
 import { type Gateway, startGateway } from '../../src/gateway.ts';
+import { createTokenizer } from '../../src/stream/tokens.ts';
 import { createLogger } from '../../src/telemetry/log.ts';
 import { type Metrics, parseMetrics } from './metrics.ts';
 import { createWaiting } from './waiting.ts';
 
 /** The key that gateways under test inject, and that no client may ever see. */
 export const UPSTREAM_KEY = 'sk-upstream-canary-0123456789abcdef';
+
+/** One for all gateways of a test file: each would load its own vocabulary. Its worker keeps no process alive. */
+const tokenizer = createTokenizer();
 
 export type LogLine = Record<string, unknown> & { readonly tokens?: Record<string, unknown> };
 
@@ -57,7 +61,7 @@ export async function startTestGateway(t: Test, upstreamUrl: string, settings: R
     },
   };
   const log = createLogger({ level: 'info', format: 'json' }, false, destination);
-  const gateway = await startGateway({ config: loaded.config, log, version: '0.0.0', beatMs: 5 });
+  const gateway = await startGateway({ config: loaded.config, log, version: '0.0.0', beatMs: 5, tokenizer });
   t.teardown(() => gateway.close());
   return {
     ...gateway,

@@ -14,11 +14,12 @@ import { createGuard } from './http/guard.ts';
 import { serveHealth } from './http/health.ts';
 import { createLimiter } from './http/limits.ts';
 import { asGatewayError, createListener } from './http/listener.ts';
+import { createNotice } from './http/notice.ts';
 import { serveOps } from './http/ops.ts';
 import { refuse } from './http/refuse.ts';
 import { createClock } from './stream/clock.ts';
 import { createTokenizer, type Tokenizer } from './stream/tokens.ts';
-import { type Logger, logExchange } from './telemetry/log.ts';
+import { faultFacts, type Logger, logExchange } from './telemetry/log.ts';
 import { createMetrics } from './telemetry/metrics.ts';
 import { type ConnectionCounts, createUpstreamClient, type UpstreamClient } from './upstream/client.ts';
 
@@ -30,10 +31,13 @@ export interface Gateway {
   reload(config: Config): void;
   /** Tells the metrics that a configuration was not taken. */
   reloadFailed(): void;
-  /** Takes no more requests and lets live ones end for at most `server.drain`; the ops listener stays. */
-  drain(): Promise<void>;
+  /**
+   * Says on `/readyz` that it is leaving, and where a load balancer asks for that, serves on until it has heard. Then takes no
+   * more requests and lets live ones end for at most `drainMs`, by default `server.drain`. The ops listener stays.
+   */
+  drain(drainMs?: number): Promise<void>;
   /** Drains, and closes everything. */
-  close(): Promise<void>;
+  close(drainMs?: number): Promise<void>;
 }
 
 export interface GatewayParts {
@@ -46,8 +50,8 @@ export interface GatewayParts {
   readonly tokenizer?: Tokenizer;
 }
 
-/** A client has a second to read the last event of a cut stream; half of another is for the way. */
-const CUT_GRACE_MS = 1500;
+/** A client has a second to read the last event of a cut stream; the rest is for the way. */
+const CUT_GRACE_MS = 1200;
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -69,25 +73,35 @@ interface Generation {
  * @throws the error of `listen` (EADDRINUSE, EACCES, …) with nothing left open
  */
 export async function startGateway({ config: initial, log, version, beatMs, tokenizer: given }: GatewayParts): Promise<Gateway> {
-  const clock = createClock(beatMs);
+  const clock = createClock(beatMs, (fault) => onFault(fault));
   const tokenizer = given ?? createTokenizer();
   const passages = new Set<Passage>();
   const retired = new Map<UpstreamClient, string>();
-  let isDraining = false;
+  const notice = createNotice(clock.now);
+  let state: 'ready' | 'leaving' | 'draining' = 'ready';
 
   const metrics = createMetrics({ version, live: () => ledger.live, connections });
-  const ledger = createLedger(clock.now, (exchange) => {
-    metrics.record(exchange);
-    logExchange(log, exchange);
-  });
-  const onFault = (error: Error) => log.error({ fault: error.name, at: error.stack?.split('\n')[1]?.trim() }, 'a request failed inside');
-  const readiness = () => ({ isReady: !isDraining, reason: isDraining ? 'draining' : 'ready' });
+  const ledger = createLedger(clock.now, (exchange) => clock.spread(() => tell(exchange)));
+  const onFault = (error: unknown) => log.error(faultFacts(error), 'a request failed inside');
+  const readiness = () => ({ isReady: state === 'ready', reason: state });
 
+  const isLeaving = () => state !== 'ready';
   const isTrusted = (address: string) => current.trusted.check(address, isIPv6(address) ? 'ipv6' : 'ipv4');
-  const app = createListener({ isTrusted, onUnparsed: metrics.rejectedUnparsed, onFault });
-  const ops = isSameListener(initial) ? app : createListener({ isTrusted: () => false, onUnparsed: metrics.rejectedUnparsed, onFault });
+  const app = createListener({ isTrusted, isLeaving, onUnparsed: metrics.rejectedUnparsed, onFault });
+  const ops = isSameListener(initial)
+    ? app
+    : createListener({ isTrusted: () => false, isLeaving, onUnparsed: metrics.rejectedUnparsed, onFault });
   const limit = await createLimiter(app, () => current.config);
   let current = createGeneration(initial);
+
+  function tell(exchange: Exchange): void {
+    try {
+      metrics.record(exchange);
+      logExchange(log, exchange);
+    } catch (fault) {
+      onFault(fault);
+    }
+  }
 
   function createGeneration(config: Config, before?: Generation): Generation {
     const { listen, hostnames, cors, trustProxy } = config.server;
@@ -100,7 +114,7 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
       trusted,
       gates: {
         config,
-        isDraining: () => isDraining,
+        isDraining: () => state === 'draining',
         authenticate: createAuthenticator(config),
         guard: createGuard({ listen, hostnames, origins: cors?.origins ?? [] }),
         limit,
@@ -193,10 +207,12 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
     for (const url of ['/v1', '/v1/*', '/openai/*']) app.route({ method: 'OPTIONS', url, handler: handle });
   }
 
-  async function drain(): Promise<void> {
-    isDraining = true;
+  /** First it says that it is leaving, and serves on; then the listener closes, and what is live may finish. */
+  async function drain(drainMs: number = current.config.server.drainMs): Promise<void> {
+    state = 'leaving';
+    await notice.given();
+    state = 'draining';
     const closed = app.close();
-    const { drainMs } = current.config.server;
     const cutTheRest = () => {
       for (const passage of passages) passage.drain();
     };
@@ -209,8 +225,8 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
     clearTimeout(lastResort);
   }
 
-  async function close(): Promise<void> {
-    await drain();
+  async function close(drainMs?: number): Promise<void> {
+    await drain(drainMs);
     await ledger.settled();
     if (ops !== app) await ops.close();
     for (const client of [...current.clients.values(), ...retired.keys()]) client.close();
@@ -218,10 +234,9 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
     clock.close();
   }
 
-  for (const on of new Set([app, ops])) {
-    serveHealth(on, readiness);
-    answerErrors(on);
-  }
+  serveHealth(app, readiness, notice.asked);
+  if (ops !== app) serveHealth(ops, readiness, () => undefined);
+  for (const on of new Set([app, ops])) answerErrors(on);
   serveOps(ops, () => current.config, metrics);
   await serveClients();
   applyProcessSettings();

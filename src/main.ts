@@ -2,6 +2,7 @@
 // The process's edge: commands, environment, signals and exit codes. Nothing else touches the process.
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync, watchFile } from 'node:fs';
+import { setTimeout as delayFor } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import closeWithGrace from 'close-with-grace';
 import {
@@ -18,7 +19,8 @@ import {
 import { type Demo, startDemo } from './demo/server.ts';
 import { type Gateway, startGateway } from './gateway.ts';
 import { hashKey } from './http/auth.ts';
-import { createLogger, type Logger } from './telemetry/log.ts';
+import { MAX_NOTICE_MS } from './http/notice.ts';
+import { createLogger, faultFacts, type Logger } from './telemetry/log.ts';
 
 const EXIT = { clean: 0, badConfiguration: 1, couldNotStart: 2 } as const;
 const DEFAULT_FILE = 'config/sluicegate.yaml';
@@ -49,6 +51,10 @@ Exit codes: 0 clean, 1 bad configuration, 2 could not listen or start.
 type Flags = { config?: string; listen?: string; watch?: boolean };
 
 const WATCH_MS = 500;
+/** How long live streams may finish after a fault of the process itself. */
+const FAULT_DRAIN_MS = 3000;
+/** For what comes after the drain: the last events read, the last tokens counted. */
+const OVERTIME_MS = 2000;
 
 async function main(argv: string[]): Promise<number | undefined> {
   const { values, positionals } = readArguments(argv);
@@ -185,11 +191,16 @@ function reloadOnDemand(gateway: Gateway, flags: Flags, file: string | undefined
 
 /** Signals drain; a second one, or a drain that does not come to its end, is an end at once with a code of failure. */
 function endWithGrace(gateway: Gateway, demoUpstream: Demo | undefined, { server }: Config, log: Logger): void {
-  const overtimeMs = 2000;
-  const delay = Number.isFinite(server.drainMs) ? server.drainMs + overtimeMs : false;
-  closeWithGrace({ delay, logger: false, skip: ['SIGHUP'] }, async ({ signal, err }) => {
-    if (err) log.fatal({ fault: err.name, at: err.stack?.split('\n')[1]?.trim() }, 'the process failed inside');
-    else log.info({ signal }, 'draining');
+  const delay = Number.isFinite(server.drainMs) ? MAX_NOTICE_MS + server.drainMs + OVERTIME_MS : false;
+  const tellFault = (failure: unknown) => log.fatal(faultFacts(failure), 'the process failed inside');
+  closeWithGrace({ delay, logger: false, skip: ['SIGHUP'], onSecondError: tellFault }, async ({ signal, err }) => {
+    if (err) {
+      tellFault(err);
+      // Nobody knows what a fault has left behind: what ends soon may end well, and nothing new begins.
+      await Promise.race([gateway.close(FAULT_DRAIN_MS), delayFor(FAULT_DRAIN_MS + OVERTIME_MS)]);
+      return;
+    }
+    log.info({ signal }, 'draining');
     await gateway.close();
     await demoUpstream?.close();
     log.info('closed');

@@ -26,6 +26,8 @@ export interface ListenerClocks {
 export interface ListenerOptions {
   /** Whether X-Forwarded-For is believed from this address. */
   isTrusted(address: string): boolean;
+  /** Whether connections should move elsewhere: answers then say `Connection: close`. */
+  isLeaving(): boolean;
   /** A request that was refused before it was one, with the reason. */
   onUnparsed(reason: ErrorCode): void;
   /** An error that is none of ours, which the client learns nothing of. */
@@ -45,6 +47,9 @@ const MAX_HEADER_BYTES = 16 * 1024;
 const KEEP_ALIVE_MS = 72_000;
 /** A connection that sends nothing is closed within ten seconds, the check included. */
 const CLOCKS: ListenerClocks = { headersMs: 8_000, requestMs: 300_000, checkMs: 1_000 };
+
+/** How long a connection that has just been made may take to bring its request when the listener closes. */
+const LAST_WORD_MS = 1_000;
 
 /** Makes the application; nothing listens yet. Bodies are left unread for whoever wants them. */
 export function createListener(options: ListenerOptions): FastifyInstance {
@@ -87,13 +92,20 @@ const answers = new WeakMap<Socket, ServerResponse>();
 
 /** Hands on what is a request beyond doubt, and lets a closed server's connections go as soon as they have their answer. */
 function takeRequests(server: Server, handler: RequestListener, options: ListenerOptions): Server {
+  const underWay = new Set<ServerResponse>();
+  /** Connections that have not brought a request yet. */
+  const silent = new Set<Socket>();
+
   function take(request: IncomingMessage, response: ServerResponse): void {
     const { socket } = request;
     // Behind a last answer nothing is read (RFC 9112 9.6).
     if (answers.get(socket)?.shouldKeepAlive === false) return;
     answers.set(socket, response);
-    if (!server.listening) response.shouldKeepAlive = false;
+    if (options.isLeaving()) response.shouldKeepAlive = false;
+    silent.delete(socket);
+    underWay.add(response);
     response.once('close', () => {
+      underWay.delete(response);
       if (answers.get(socket) === response) answers.delete(socket);
       if (!server.listening) setImmediate(() => server.closeIdleConnections());
     });
@@ -103,7 +115,21 @@ function takeRequests(server: Server, handler: RequestListener, options: Listene
     // are malformed there never goes up. No other body can be malformed.
     else setImmediate(() => response.headersSent || handler(request, response));
   }
+  server.on('connection', (socket: Socket) => {
+    silent.add(socket);
+    socket.once('close', () => silent.delete(socket));
+  });
   server.on('request', take);
+  const { close } = server;
+  server.close = (done) => {
+    // Whoever is being answered learns with the head that this connection takes no further request.
+    for (const response of underWay) response.shouldKeepAlive = false;
+    // Node's own clocks stop with the listener, and a connection that never said a word is not idle to it.
+    setTimeout(() => {
+      for (const socket of silent) socket.destroy();
+    }, LAST_WORD_MS).unref();
+    return close.call(server, done);
+  };
   // Without this Node would ask for the body at once, before the key and the limits were judged.
   server.on('checkContinue', take);
   // Node would answer 417 itself, in a form of its own (RFC 9110 10.1.1: may).

@@ -30,7 +30,7 @@ export interface Meter {
   readonly hasIdOrRetry: boolean;
   /** Nothing may be inserted here. */
   readonly isEventOpen: boolean;
-  /** The last event to write when the upstream breaks, framed; `''` where the body is no event stream. */
+  /** The last event to write when the upstream breaks, framed; `''` where none can be made. */
   errorEvent(error: StreamError): string;
   /** Tokens, at the end: as the upstream reported them, else counted. Undefined where there is nothing to say. Never rejects. */
   usage(): Promise<Metered | undefined>;
@@ -71,7 +71,13 @@ export function createStreamMeter(dialect: Dialect, tokenizer: Tokenizer): Meter
 
   return {
     observe,
-    errorEvent: (error) => dialect.errorEvent(error, reader),
+    errorEvent(error) {
+      try {
+        return dialect.errorEvent(error, reader);
+      } catch {
+        return '';
+      }
+    },
     async usage() {
       try {
         return isOff ? undefined : await settleUsage(reader, counter);

@@ -168,11 +168,12 @@ export function createRelay(parts: RelayParts): Relay {
   }
 
   function breakOff({ detail, outcome }: Break): void {
-    if (readable !== undefined && isBetweenEvents(readable)) {
-      sink.write(Buffer.from(readable.errorEvent(detail)).toString('latin1'));
-      sink.cutGently();
-    } else {
+    const lastEvent = readable !== undefined && isBetweenEvents(readable) ? readable.errorEvent(detail) : '';
+    if (lastEvent === '') {
       sink.cut();
+    } else {
+      sink.write(Buffer.from(lastEvent).toString('latin1'));
+      sink.cutGently();
     }
     finish(outcome);
   }

@@ -1,10 +1,17 @@
 // The log: one line a request at its end, from an allow-list of facts; bodies, keys and messages of others never.
+import { stdout } from 'node:process';
+import type { Writable } from 'node:stream';
 import { type DestinationStream, type Logger, pino } from 'pino';
-import { build as buildPretty, type PrettyOptions } from 'pino-pretty';
+import { type PrettyOptions, prettyFactory } from 'pino-pretty';
 import type { Config } from '../config.ts';
 import type { Exchange } from '../exchange.ts';
 
 export type { Logger };
+
+/** What of the log is held for a reader that does not read; some ten thousand lines. */
+const MAX_HELD_BYTES = 4 * 1024 * 1024;
+/** The longest request id, and longer than any model's name. */
+const MAX_TEXT_LENGTH = 128;
 
 /**
  * The process's logger. `auto` writes lines for a person on a terminal and JSON elsewhere.
@@ -13,12 +20,40 @@ export type { Logger };
 export function createLogger(config: Config['log'], isTerminal: boolean, destination?: DestinationStream): Logger {
   const isPretty = config.format === 'pretty' || (config.format === 'auto' && isTerminal);
   const options = { level: config.level, base: null, timestamp: pino.stdTimeFunctions.isoTime };
-  if (isPretty)
-    return pino(
-      options,
-      buildPretty({ ...prettyOptions, colorize: isTerminal, ...(destination && { destination: destination as never }) }),
-    );
-  return destination === undefined ? pino(options) : pino(options, destination);
+  // Node writes to a terminal synchronously: one that is held with Ctrl-S would hold every stream.
+  const lines = destination ?? (isTerminal ? pino.destination({ dest: stdout.fd, sync: false }) : createBoundedLines(stdout));
+  if (!isPretty) return pino(options, lines);
+  const format = prettyFactory({ ...prettyOptions, colorize: isTerminal });
+  return pino(options, { write: (line) => lines.write(format(line)) });
+}
+
+/**
+ * Lines on their way to a stream whose reader may be slow or gone. Beyond the bound they are dropped, and the next line
+ * that gets through says how many. The bound is to be above the stream's own highWaterMark, or no `drain` would come.
+ *
+ * Not pino's own destination: it holds without bound, and with a pipe that nobody reads the process can no longer exit.
+ */
+export function createBoundedLines(stream: Writable, maxHeldBytes: number = MAX_HELD_BYTES): DestinationStream {
+  let dropped = 0;
+  // A reader that is gone (EPIPE) is no reason to end streams; what is written to it then is lost.
+  stream.on('error', () => undefined);
+
+  function tellDropped(): void {
+    const line = { level: 40, time: new Date().toISOString(), dropped, msg: 'log lines were dropped: nobody read them in time' };
+    dropped = 0;
+    stream.write(`${JSON.stringify(line)}\n`);
+  }
+
+  return {
+    write(line) {
+      if (stream.writableLength + line.length <= maxHeldBytes) {
+        stream.write(line);
+      } else {
+        if (dropped === 0) stream.once('drain', tellDropped);
+        dropped += 1;
+      }
+    },
+  };
 }
 
 const prettyOptions: PrettyOptions = {
@@ -47,8 +82,21 @@ export function logExchange(log: Logger, exchange: Exchange): void {
   const { requestId, method, client, upstream, endpoint, status, outcome, rejection, cause, phase, meter } = exchange;
   const { bytesIn, bytesOut, attempts, remoteAddress, traceId, tokens } = exchange;
   const times = { ttfbMs: rounded(exchange.ttfbMs), ttftMs: rounded(exchange.ttftMs), durationMs: rounded(exchange.durationMs) };
-  const facts = { requestId, client, upstream, model: meter?.model, method, endpoint, status, outcome, rejection, cause, phase, ...times };
-  log.info({ ...facts, tokens: tokens && tokenFacts(tokens), bytesIn, bytesOut, attempts, remoteAddress, traceId }, 'request');
+  const named = { requestId: printable(requestId), client, upstream, model: printable(meter?.model), method, endpoint };
+  const facts = { ...named, status, outcome, rejection, cause, phase, ...times, tokens: tokens && tokenFacts(tokens), bytesIn, bytesOut };
+  log.info({ ...facts, attempts, remoteAddress: printable(remoteAddress), traceId }, 'request');
+}
+
+/** A text of others, so that no terminal and no line-splitter takes a part of it for its own. */
+function printable(text: string | undefined): string | undefined {
+  return text?.slice(0, MAX_TEXT_LENGTH).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, '\ufffd');
+}
+
+/** What may be logged of a failure: its kind and where it was made; its message, which may have several lines, may quote anything. */
+export function faultFacts(failure: unknown): { fault: string; at?: string } {
+  if (!(failure instanceof Error)) return { fault: typeof failure };
+  const [place] = /^ +at .*$/m.exec(failure.stack ?? '') ?? [];
+  return place === undefined ? { fault: failure.name } : { fault: failure.name, at: place.trim() };
 }
 
 function tokenFacts({ input, output, inputSource, outputSource, ...details }: NonNullable<Exchange['tokens']>): Record<string, unknown> {

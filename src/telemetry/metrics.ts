@@ -253,7 +253,7 @@ export function createMetrics(parts: MetricsParts): Metrics {
       const model = modelLabel(exchange.meter?.model);
       requests.inc(bounded('requests', { client, upstream, model, endpoint, outcome }));
       duration.observe(bounded('duration', { upstream, endpoint, outcome }), durationMs / 1000);
-      if (exchange.rejection !== undefined) rejections.inc({ client, reason: exchange.rejection });
+      if (exchange.rejection !== undefined) rejections.inc(bounded('rejections', { client, reason: exchange.rejection }));
       tellFlow(exchange);
       if (exchange.upstream === undefined) return;
       recordTokens(exchange, { client, upstream, model });

@@ -114,19 +114,27 @@ export function createUpstreamClient(upstream: Pick<Upstream, 'baseUrl' | 'maxCo
     serveQueue();
   }
 
+  /** A turn later: undici tells of an answer's end, and only then closes a connection that the answer closed (RFC 9112 9.6). */
   function release(connection: Connection): void {
-    if (!all.has(connection)) return;
-    if (isRetired) {
-      discard(connection);
-    } else {
-      idle.push(connection);
-      serveQueue();
-    }
+    queueMicrotask(() => {
+      if (!all.has(connection)) return;
+      if (isRetired || isGone(connection)) {
+        discard(connection);
+      } else {
+        idle.push(connection);
+        serveQueue();
+      }
+    });
   }
 
   /** The connection used last is the one least likely to have been closed by the other side. */
   function take(): Connection | undefined {
-    return idle.pop() ?? (all.size < upstream.maxConnections ? openConnection() : undefined);
+    let connection = idle.pop();
+    while (connection !== undefined && isGone(connection)) {
+      discard(connection);
+      connection = idle.pop();
+    }
+    return connection ?? (all.size < upstream.maxConnections ? openConnection() : undefined);
   }
 
   function serveQueue(): void {
@@ -237,6 +245,11 @@ export function createUpstreamClient(upstream: Pick<Upstream, 'baseUrl' | 'maxCo
       for (const connection of [...all]) discard(connection);
     },
   };
+}
+
+/** Whether its socket is closed already, before undici has said so. */
+function isGone({ socket }: Connection): boolean {
+  return socket?.destroyed === true;
 }
 
 /** undici hands raw headers on as strings or as buffers; on the wire they are bytes (RFC 9110 5.5). */

@@ -91,6 +91,8 @@ export function isKeyInjected(upstream: Upstream): boolean {
 export interface ResponseTraits {
   readonly upstream: string;
   readonly requestId: string;
+  /** The key that was injected, should the upstream quote it; undefined where none was. */
+  readonly key?: string | undefined;
   /** Whether the gateway answers for CORS, so that the upstream's word on it does not go on. */
   readonly isCorsOurs: boolean;
   /** Headers made here: CORS, limits. */
@@ -111,7 +113,8 @@ export interface ResponseHead {
  * The headers that go down to the client: the upstream's as they are but for hop-by-hop ones and those that speak for an
  * origin that Sluicegate stands in for. An event stream gets what keeps the proxies on its way from holding or changing it.
  */
-export function responseHead(upstreamHeaders: readonly string[], traits: ResponseTraits): ResponseHead {
+export function responseHead(receivedHeaders: readonly string[], traits: ResponseTraits): ResponseHead {
+  const upstreamHeaders = hideKey(receivedHeaders, traits.key);
   const contentType = headerValue(upstreamHeaders, 'content-type') ?? '';
   const mediaType = contentType.split(';', 1)[0]!.trim().toLowerCase();
   const isEventStream = mediaType === 'text/event-stream';
@@ -146,6 +149,12 @@ export function responseHead(upstreamHeaders: readonly string[], traits: Respons
     isEncoded: encoding !== 'identity' && encoding !== '',
     requestId: requestId ?? traits.requestId,
   };
+}
+
+/** The same headers, with asterisks where one quotes the key. */
+function hideKey(headers: readonly string[], key: string | undefined): readonly string[] {
+  if (key === undefined || !headers.some((part) => part.includes(key))) return headers;
+  return headers.map((part) => part.replaceAll(key, '*'.repeat(key.length)));
 }
 
 /** The first value of a header, whatever the case of its name. */

@@ -25,7 +25,7 @@ t.test('without key or setting: the demo answers the curl line that was printed,
   for (const line of running.stdout.trim().split('\n')) t.ok(JSON.parse(line), 'nothing but JSON lines on standard output');
 });
 
-t.test('SIGTERM lets a live stream finish, is not ready meanwhile, and takes no new connection', async (t) => {
+t.test('F1 SIGTERM lets a live stream finish, is not ready meanwhile, and takes no new connection', async (t) => {
   const upstream = await startUpstream();
   t.teardown(() => upstream.close());
   const running = runSluicegate(t, [], { ...anyPorts, SLUICEGATE_UPSTREAM: upstream.url }, t.testdir());
@@ -54,7 +54,7 @@ t.test('SIGTERM lets a live stream finish, is not ready meanwhile, and takes no 
   t.match(running.stdout, /"outcome":"completed"/);
 });
 
-t.test('a stream longer than drain is cut, and said to be', async (t) => {
+t.test('F2 a stream longer than drain is cut, and said to be', async (t) => {
   const upstream = await startUpstream();
   t.teardown(() => upstream.close());
   const folder = t.testdir({
@@ -122,7 +122,7 @@ t.test('F6 SIGHUP takes a valid file whole and refuses an invalid one whole; liv
   t.equal(await running.exited(), 0);
 });
 
-t.test('a second SIGTERM ends it at once, and not with 0', async (t) => {
+t.test('F3 a second SIGTERM ends it at once, and not with 0', async (t) => {
   const upstream = await startUpstream();
   t.teardown(() => upstream.close());
   const running = runSluicegate(t, [], { ...anyPorts, SLUICEGATE_UPSTREAM: upstream.url }, t.testdir());
@@ -135,7 +135,7 @@ t.test('a second SIGTERM ends it at once, and not with 0', async (t) => {
   t.not(await running.exited(), 0);
 });
 
-t.test('check tells every problem with its place, and what is in effect', async (t) => {
+t.test('F12 check tells every problem with its place, and what is in effect', async (t) => {
   const folder = t.testdir({
     'bad.yaml': 'server:\n  lisen: 1\nupstreams:\n  a: { baseUrl: ftp://x, auth: none }\nmodels: [{ match: "*" }]\n',
   });
@@ -191,7 +191,7 @@ t.test('demo alone; help; version; what is not there', async (t) => {
   }
 });
 
-t.test('a port in use is one clear line and exit code 2; no clients beyond loopback is refused', async (t) => {
+t.test('F12 a port in use is one clear line and exit code 2; no clients beyond loopback is refused', async (t) => {
   const taken = createServer().listen(0, '127.0.0.1');
   const { port } = await new Promise<{ port: number }>((resolve) =>
     taken.once('listening', () => resolve(taken.address() as { port: number })),

@@ -17,9 +17,17 @@ export interface Running {
 
 const mainFile = fileURLToPath(new URL('../../src/main.ts', import.meta.url));
 
+/** What starts Sluicegate, to be wrapped or followed by its arguments. */
+export const command = [process.execPath, mainFile];
+
 /** Starts `sluicegate ARGS` in a folder, with this environment only; killed at the test's end should it still run. */
 export function runSluicegate(t: Test, args: string[], env: Record<string, string> = {}, cwd?: string): Running {
-  const child = spawn(process.execPath, [mainFile, ...args], {
+  return runCommand(t, [...command, ...args], env, cwd);
+}
+
+/** As `runSluicegate`, for any command. */
+export function runCommand(t: Test, [file = '', ...args]: string[], env: Record<string, string> = {}, cwd?: string): Running {
+  const child = spawn(file, args, {
     env: { PATH: process.env.PATH ?? '', ...env },
     ...(cwd && { cwd }),
     stdio: ['ignore', 'pipe', 'pipe'],

@@ -315,7 +315,7 @@ upstreams:
   t.match(problemsOf(injected), only(/^gate\.yaml:4:19: upstreams\.one\.baseUrl is not valid/));
 });
 
-t.test('an upstream is refused that could not work, or not safely', async (t) => {
+t.test('D7 an upstream is refused that could not work, or not safely', async (t) => {
   const refused: [settings: string, problem: RegExp][] = [
     ['baseUrl: https://a.example', /apiKey is missing, and auth: bearer sends one; set apiKey, or auth: none$/],
     ['baseUrl: https://a.example, auth: api-key', /apiKey is missing, and auth: api-key sends one/],
@@ -361,7 +361,7 @@ t.test('an upstream is refused that could not work, or not safely', async (t) =>
   );
 });
 
-t.test('plain http is a warning beyond this machine and private networks, and only there', async (t) => {
+t.test('D7 plain http is a warning beyond this machine and private networks, and only there', async (t) => {
   const warningsOf = (host: string) => load(`upstreams: { a: { auth: none, baseUrl: "http://${host}/v1" } }`).warnings.map(formatProblem);
   for (const host of ['api.example.com', '8.8.8.8', '172.32.0.1', '[2001:db8::1]', 'internal.example']) {
     t.match(warningsOf(host), only(/^gate.yaml:1:40: upstreams.a.baseUrl is plain http .* travel in clear; use https$/), host);

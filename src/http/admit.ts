@@ -1,6 +1,7 @@
 // A request's way in: its id and record, its target, its client, its limits. What passes is ready to be sent.
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
+import { isIP, isIPv4 } from 'node:net';
 import type { FastifyRequest } from 'fastify';
 import type { Client, Config } from '../config.ts';
 import { GatewayError } from '../errors.ts';
@@ -38,9 +39,15 @@ export function recordArrival(request: FastifyRequest, nowMs: number): Exchange 
     requestId: typeof given === 'string' && OWN_REQUEST_ID.test(given) ? given : randomUUID(),
     startedAtMs: nowMs,
     method: request.method,
-    remoteAddress: request.ip,
+    remoteAddress: addressOf(request),
     traceId: typeof traceparent === 'string' ? TRACEPARENT.exec(traceparent)?.[1] : undefined,
   });
+}
+
+/** Where a request comes from. What a trusted proxy wrote may have a port, which is not part of an address, or be no address at all. */
+function addressOf({ ip, raw }: FastifyRequest): string {
+  const address = /^\[(.*)\](?::\d+)?$/.exec(ip)?.[1] ?? (isIPv4(ip.replace(/:\d+$/, '')) ? ip.replace(/:\d+$/, '') : ip);
+  return isIP(address) ? address : (raw.socket.remoteAddress ?? '');
 }
 
 /**

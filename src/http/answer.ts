@@ -50,7 +50,8 @@ export interface Answer {
 export function beginAnswer(status: number, headers: HeaderList, journey: Journey, parts: AnswerParts, ends: AnswerEnds): Answer {
   const { exchange, response, upstream, ownHeaders } = journey;
   const isCorsOurs = parts.config.server.cors !== undefined;
-  const head = responseHead(headers, { upstream: upstream.name, requestId: exchange.requestId, isCorsOurs, own: ownHeaders });
+  const key = isKeyInjected(upstream) ? upstream.apiKey : undefined;
+  const head = responseHead(headers, { upstream: upstream.name, requestId: exchange.requestId, isCorsOurs, own: ownHeaders, key });
   exchange.status = status;
   exchange.phase = 'stream';
   exchange.requestId = head.requestId;
@@ -58,9 +59,7 @@ export function beginAnswer(status: number, headers: HeaderList, journey: Journe
   response.writeHead(status, head.headers);
   response.flushHeaders();
   const relay = startRelay(head, status, journey, parts, ends);
-  return status >= 400 && isKeyInjected(upstream)
-    ? maskedAnswer(relay, upstream.apiKey ?? '')
-    : { relay, chunk: relay.chunk, end: relay.end };
+  return status >= 400 && key !== undefined ? maskedAnswer(relay, key) : { relay, chunk: relay.chunk, end: relay.end };
 }
 
 /** Bodies that can be read here are metered; errors, encoded and binary ones are only relayed. */

@@ -20,12 +20,14 @@ export interface GuardOptions {
 export function createGuard({ listen, hostnames, origins }: GuardOptions): (request: IncomingMessage) => void {
   const ours = new Set([...hostnames.map((name) => name.toLowerCase()), listen.host.toLowerCase()]);
   return (request) => {
-    const { host, origin } = request.headers;
+    const { host, origin, 'sec-fetch-site': site } = request.headers;
     // Browsers always send Host; who does not (HTTP/1.0) is none.
     if (host !== undefined) {
       const name = hostName(host);
       if (!ours.has(name) && !isLoopback(name) && name !== addressOf(request)) throw new GatewayError('forbidden_origin');
     }
+    // What a page embeds, an image say, comes without Origin; browsers say where it is from (W3C Fetch Metadata).
+    if (origin === undefined && site === 'cross-site') throw new GatewayError('forbidden_origin');
     if (origin === undefined || origins.includes(origin)) return;
     if (origin !== `http://${host}` && origin !== `https://${host}`) throw new GatewayError('forbidden_origin');
   };

@@ -22,7 +22,7 @@ export async function createLimiter(app: FastifyInstance, config: () => Config):
   const count = app.createRateLimit({
     timeWindow: '1 minute',
     max: (request) => limitsOf(callers.get(request)).requestsPerMinute ?? 0,
-    keyGenerator: (request) => callers.get(request)?.name ?? `address ${request.ip}`,
+    keyGenerator: (request) => callers.get(request)?.name ?? `address ${request.exchange?.remoteAddress}`,
   });
 
   return async (request, client) => {

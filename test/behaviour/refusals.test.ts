@@ -82,7 +82,7 @@ t.test('unknown methods are forwarded, and so are content types that make no sen
   }
 });
 
-t.test('client keys', async (t) => {
+t.test('D1 client keys: none, empty, of another scheme, doubled or unknown', async (t) => {
   const { upstream, gateway } = await start(t, { clients });
   const refused: Record<string, string>[] = [
     {},
@@ -126,7 +126,7 @@ t.test('client keys', async (t) => {
   t.notMatch(gateway.output, 'canary', 'no key in the log');
 });
 
-t.test('a key is judged before the body is asked for', async (t) => {
+t.test('C13 a key is judged before the body is asked for', async (t) => {
   const { upstream, gateway } = await start(t, { clients });
   const expecting = (key: string) =>
     `POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${key}\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n`;
@@ -147,7 +147,7 @@ t.test('a key is judged before the body is asked for', async (t) => {
   t.match(client.raw().toString(), /^HTTP\/1\.1 100 Continue\r\n\r\nHTTP\/1\.1 200 OK\r\n/);
 });
 
-t.test('passthrough: the client’s own credential goes on, its Sluicegate key comes apart', async (t) => {
+t.test('D4 passthrough: the client’s own credential goes on, its Sluicegate key comes apart', async (t) => {
   const { upstream, gateway } = await start(t, { clients, upstream: { apiKey: undefined, auth: 'passthrough' } });
   t.equal((await ask(gateway.port, { ...chat, headers: { authorization: `Bearer ${KEY}` } })).status, 401);
   const client = await connect(gateway.port);
@@ -159,7 +159,7 @@ t.test('passthrough: the client’s own credential goes on, its Sluicegate key c
   t.equal((await client.head()).status, 401, 'a 401 to the client’s own key is the client’s');
 });
 
-t.test('web pages that reach for a gateway on loopback', async (t) => {
+t.test('D21 web pages that reach for a gateway on loopback', async (t) => {
   const { upstream, gateway } = await start(t, { server: { hostnames: ['gateway.lan'] } });
   const own = `127.0.0.1:${gateway.port}`;
   const forbidden: Record<string, string>[] = [
@@ -168,6 +168,7 @@ t.test('web pages that reach for a gateway on loopback', async (t) => {
     { host: own, origin: 'null' },
     { host: 'rebound.example', origin: 'http://rebound.example' },
     { host: '127.0.0.1.evil.example' },
+    { host: own, 'sec-fetch-site': 'cross-site' },
   ];
   for (const headers of forbidden) {
     const answer = await ask(gateway.port, { ...chat, headers });
@@ -222,7 +223,7 @@ t.test('cors: preflights are answered here, and answers carry our word, not the 
   t.notOk(stranger.headers['access-control-allow-origin'] === 'https://evil.example');
 });
 
-t.test('a body over the limit, announced or not', async (t) => {
+t.test('E10 a body over the limit, announced or not', async (t) => {
   const { upstream, gateway } = await start(t, { server: { maxRequestBody: 1000 } });
   const announced = await ask(gateway.port, `POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1001\r\n\r\n`);
   t.equal(announced.status, 413);
@@ -292,14 +293,17 @@ t.test('ops with a token, on a listener of its own or on that of the clients', a
   }
 });
 
-t.test('X-Forwarded-For counts from a trusted proxy only', async (t) => {
-  for (const [trustProxy, expected] of [
-    ['off', '127.0.0.1'],
-    [['127.0.0.0/8'], '203.0.113.7'],
+t.test('D14 X-Forwarded-For counts from a trusted proxy only', async (t) => {
+  for (const [trustProxy, forwarded, expected] of [
+    ['off', '198.51.100.1, 203.0.113.7', '127.0.0.1'],
+    [['127.0.0.0/8'], '198.51.100.1, 203.0.113.7', '203.0.113.7'],
+    [['127.0.0.0/8'], '203.0.113.7:5555', '203.0.113.7'],
+    [['127.0.0.0/8'], '[2001:db8::1]:5555', '2001:db8::1'],
+    [['127.0.0.0/8'], 'unknown', '127.0.0.1'],
   ] as const) {
     const { upstream, gateway } = await start(t, { server: { trustProxy } });
     const client = await connect(gateway.port);
-    client.request({ ...chat, headers: { 'x-forwarded-for': '198.51.100.1, 203.0.113.7' } });
+    client.request({ ...chat, headers: { 'x-forwarded-for': forwarded } });
     (await upstream.request()).respond(200, {}, '{}');
     await client.body();
     t.equal((await gateway.ended()).remoteAddress, expected);

@@ -49,7 +49,7 @@ t.test('nobody listens there', async (t) => {
   t.equal((await gateway.metrics()).value('sluicegate_upstream_attempts_total', { result: 'upstream_unreachable' }), 1);
 });
 
-t.test('all its connections are taken for longer than a connect may last', async (t) => {
+t.test('E3 all its connections are taken for longer than a connect may last', async (t) => {
   const upstream = await startUpstream();
   t.teardown(() => upstream.close());
   const gateway = await startTestGateway(t, upstream.url, { upstream: { maxConnections: 1, timeouts: { connect: '50ms' } } });

@@ -7,7 +7,7 @@ export interface Notice {
   given(): Promise<void>;
 }
 
-/** A balancer asks every few seconds; what has not asked for so long is none, or no more. */
+/** A balancer asks every few seconds; what has not asked twice in so long is none, or no more. */
 const RECENT_MS = 15_000;
 /** HAProxy's default (`fall 3`), and no less than those of others. */
 const TIMES_ASKED = 3;
@@ -17,14 +17,16 @@ export const MAX_NOTICE_MS = 10_000;
 /** @param now monotonic milliseconds */
 export function createNotice(now: () => number): Notice {
   let askedAtMs = Number.NEGATIVE_INFINITY;
+  let askedBeforeAtMs = Number.NEGATIVE_INFINITY;
   let onAsked: () => void = () => undefined;
   return {
     asked() {
+      askedBeforeAtMs = askedAtMs;
       askedAtMs = now();
       onAsked();
     },
     async given() {
-      if (now() - askedAtMs > RECENT_MS) return;
+      if (now() - askedBeforeAtMs > RECENT_MS) return;
       await new Promise<void>((resolve) => {
         let left = TIMES_ASKED;
         const timer = setTimeout(resolve, MAX_NOTICE_MS);

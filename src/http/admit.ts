@@ -70,7 +70,8 @@ export async function admit(request: FastifyRequest, exchange: Exchange, gates: 
   if (client === undefined) gates.guard(raw);
   else exchange.client = client.name;
   if (gates.isDraining()) throw new GatewayError('overloaded', 'The gateway is shutting down.');
-  if (raw.headers.upgrade !== undefined && /\bupgrade\b/i.test(raw.headers.connection ?? '')) {
+  // Any other protocol that is offered, such as h2c, need not be taken (RFC 9110 7.8).
+  if (/\bwebsocket\b/i.test(raw.headers.upgrade ?? '')) {
     throw new GatewayError('invalid_request', 'Upgrades (WebSocket) are not forwarded yet.');
   }
   const headers = await gates.limit(request, client);

@@ -51,7 +51,7 @@ export function beginAnswer(status: number, headers: HeaderList, journey: Journe
   const { exchange, response, upstream, ownHeaders } = journey;
   const isCorsOurs = parts.config.server.cors !== undefined;
   const key = isKeyInjected(upstream) ? upstream.apiKey : undefined;
-  const head = responseHead(headers, { upstream: upstream.name, requestId: exchange.requestId, isCorsOurs, own: ownHeaders, key });
+  const head = responseHead(headers, { status, upstream: upstream.name, requestId: exchange.requestId, isCorsOurs, own: ownHeaders, key });
   exchange.status = status;
   exchange.phase = 'stream';
   exchange.requestId = head.requestId;

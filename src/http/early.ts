@@ -33,7 +33,7 @@ export function createStreamWish({ headers }: IncomingMessage): StreamWish | und
 
 /** Whether an answer is the stream whose headers have gone down already. */
 export function isPlainStream(status: number, headers: HeaderList): boolean {
-  const { isEventStream, isEncoded } = responseHead(headers, { upstream: '', requestId: '', isCorsOurs: false, own: [] });
+  const { isEventStream, isEncoded } = responseHead(headers, { status, upstream: '', requestId: '', isCorsOurs: false, own: [] });
   return status < 300 && isEventStream && !isEncoded;
 }
 

@@ -101,7 +101,8 @@ function takeRequests(server: Server, handler: RequestListener, options: Listene
     // Behind a last answer nothing is read (RFC 9112 9.6).
     if (answers.get(socket)?.shouldKeepAlive === false) return;
     answers.set(socket, response);
-    if (options.isLeaving()) response.shouldKeepAlive = false;
+    // What follows the offer of another protocol may be in that protocol already.
+    if (options.isLeaving() || request.headers.upgrade !== undefined) response.shouldKeepAlive = false;
     silent.delete(socket);
     underWay.add(response);
     response.once('close', () => {

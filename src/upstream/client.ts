@@ -188,6 +188,9 @@ export function createUpstreamClient(upstream: Pick<Upstream, 'baseUrl' | 'maxCo
       },
       onResponseEnd() {
         if (isOver) return;
+        // undici takes a reset for the end of a body that only the connection's end delimits.
+        const { errored } = connection?.socket ?? {};
+        if (errored) return fail(errored);
         finish();
         if (connection !== undefined) release(connection);
         events.onEnd();

@@ -89,6 +89,7 @@ export function isKeyInjected(upstream: Upstream): boolean {
 
 /** What the way back depends on. */
 export interface ResponseTraits {
+  readonly status: number;
   readonly upstream: string;
   readonly requestId: string;
   /** The key that was injected, should the upstream quote it; undefined where none was. */
@@ -128,6 +129,7 @@ export function responseHead(receivedHeaders: readonly string[], traits: Respons
   for (let i = 0; i < upstreamHeaders.length; i += 2) {
     const name = upstreamHeaders[i]!;
     const key = name.toLowerCase();
+    if (traits.status === 204 && key === 'content-length') continue; // RFC 9110 8.6
     if (notForClient.has(key) || marked?.has(key) || ours.has(key)) continue;
     if (traits.isCorsOurs && key.startsWith('access-control-')) continue;
     if (key === 'x-request-id') requestId ??= upstreamHeaders[i + 1]!;

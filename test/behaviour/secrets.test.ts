@@ -548,7 +548,7 @@ t.test('D4 D5 no header and no field of a body chooses the upstream, its path or
 });
 
 t.test('D10 a header that quotes our key is overwritten as well', async (t) => {
-  const traits = { upstream: 'main', requestId: 'ours', isCorsOurs: false, own: [], key: UPSTREAM_KEY };
+  const traits = { status: 200, upstream: 'main', requestId: 'ours', isCorsOurs: false, own: [], key: UPSTREAM_KEY };
   const quoting = ['x-request-id', `req-${UPSTREAM_KEY}`, 'x-echo', `Bearer ${UPSTREAM_KEY}, ${UPSTREAM_KEY}`, 'x-plain', 'as it was'];
   const { headers, requestId } = responseHead(quoting, traits);
   t.notMatch(headers.join('\n') + requestId, UPSTREAM_KEY);

@@ -77,7 +77,7 @@ t.test('what some server could read otherwise is refused', async (t) => {
   }
 });
 
-t.test('of 100,000 random targets none leaves the base path', async (t) => {
+t.test('C8 of 100,000 random targets none leaves the base path', async (t) => {
   const pieces = [
     '/',
     '.',
@@ -229,7 +229,7 @@ t.test('each kind of auth', async (t) => {
 });
 
 t.test('the answer’s headers', async (t) => {
-  const traits = { upstream: 'main', requestId: 'id-1', isCorsOurs: false, own: [] };
+  const traits = { status: 200, upstream: 'main', requestId: 'id-1', isCorsOurs: false, own: [] };
   const json = responseHead(
     [
       'Content-Type',

@@ -25,6 +25,7 @@ export interface Upstream {
   /** Names as the file has them, no two the same but for case. */
   headers: Record<string, string>;
   query: Record<string, string>;
+  usage: 'ask' | 'continuous' | 'asSent';
   maxConnections: number;
   timeouts: { connectMs: number; firstByteMs: number; idleMs: number; totalMs: number };
 }
@@ -49,6 +50,7 @@ export interface Config {
     trustProxy: string[];
     hostnames: string[];
     maxRequestBodyBytes: number;
+    maxHeldBodiesBytes: number;
     maxConnections: number;
     clientStallMs: number;
     drainMs: number;
@@ -133,6 +135,7 @@ function toConfig(settings: Settings, read: Source): Config {
       trustProxy: server.trustProxy ?? [],
       hostnames: server.hostnames,
       maxRequestBodyBytes: server.maxRequestBody,
+      maxHeldBodiesBytes: server.maxHeldBodies,
       maxConnections: server.maxConnections,
       clientStallMs: server.clientStall,
       drainMs: server.drain,
@@ -148,9 +151,9 @@ function toConfig(settings: Settings, read: Source): Config {
 
 function toUpstream(name: string, settings: Settings['upstreams'][string] | undefined): Upstream[] {
   if (!settings) return [];
-  const { baseUrl, apiKey, auth, headers, query, maxConnections, timeouts } = settings;
+  const { baseUrl, apiKey, auth, headers, query, usage, maxConnections, timeouts } = settings;
   const { connect: connectMs, firstByte: firstByteMs, idle: idleMs, total: totalMs } = timeouts;
-  return [{ name, baseUrl, apiKey, auth, headers, query, maxConnections, timeouts: { connectMs, firstByteMs, idleMs, totalMs } }];
+  return [{ name, baseUrl, apiKey, auth, headers, query, usage, maxConnections, timeouts: { connectMs, firstByteMs, idleMs, totalMs } }];
 }
 
 function toLimits({ requestsPerMinute }: { requestsPerMinute?: number | null | undefined }): Limits {

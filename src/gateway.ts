@@ -8,6 +8,7 @@ import type { Config, Upstream } from './config.ts';
 import { GatewayError } from './errors.ts';
 import { createLedger, type Exchange } from './exchange.ts';
 import { admit, type Gates, recordArrival } from './http/admit.ts';
+import { createAsker } from './http/asking.ts';
 import { createAuthenticator } from './http/auth.ts';
 import { forward, type Passage, type Station } from './http/forward.ts';
 import { createGuard } from './http/guard.ts';
@@ -91,6 +92,7 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
   const ops = isSameListener(initial)
     ? app
     : createListener({ isTrusted: () => false, isLeaving, onUnparsed: metrics.rejectedUnparsed, onFault });
+  const asker = createAsker(() => current.config);
   const limit = await createLimiter(app, () => current.config);
   let current = createGeneration(initial);
 
@@ -119,7 +121,7 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
         guard: createGuard({ listen, hostnames, origins: cors?.origins ?? [] }),
         limit,
       },
-      station: { config, clock, ledger, metrics, tokenizer, clientOf: (upstream) => clients.get(upstream)! },
+      station: { config, clock, ledger, metrics, tokenizer, asker, clientOf: (upstream) => clients.get(upstream)! },
     };
   }
 

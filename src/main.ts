@@ -209,7 +209,17 @@ function endWithGrace(gateway: Gateway, demoUpstream: Demo | undefined, { server
 
 function upstreamOf({ url }: Demo): Upstream {
   const timeouts = { connectMs: 5_000, firstByteMs: 600_000, idleMs: 600_000, totalMs: 3_600_000 };
-  return { name: 'demo', baseUrl: url, apiKey: undefined, auth: 'none', headers: {}, query: {}, maxConnections: 1024, timeouts };
+  return {
+    name: 'demo',
+    baseUrl: url,
+    apiKey: undefined,
+    auth: 'none',
+    headers: {},
+    query: {},
+    usage: 'ask',
+    maxConnections: 1024,
+    timeouts,
+  };
 }
 
 /** What a person needs first: where to point an app, a line to try it with, where the numbers are, who answers. */

@@ -93,11 +93,9 @@ const NOT_YET_IN_LIMITS: readonly NotYet[] = ['clients.*.limits', 'anonymous.lim
 /** Settings of a later version, with what holds today: a file that asks for anything else is refused, not misunderstood. */
 const NOT_YET: readonly NotYet[] = [
   ['server.tls', 'off', is('off')],
-  ['server.maxHeldBodies', 'no body is held', never],
   ['server.workers', '1', is('1')],
   ['upstreams.*.apiKeyFile', 'apiKey', never],
   ['upstreams.*.apiKeys', 'apiKey', never],
-  ['upstreams.*.usage', 'asSent', is('asSent')],
   ['upstreams.*.onClientGone', 'abort', is('abort')],
   ['upstreams.*.caFile', 'off', is('off')],
   ['upstreams.*.certFile', 'off', is('off')],

@@ -45,6 +45,7 @@ function printServer(server: Config['server']) {
     trustProxy: server.trustProxy.length > 0 ? server.trustProxy : 'off',
     hostnames: server.hostnames,
     maxRequestBody: formatSize(server.maxRequestBodyBytes),
+    maxHeldBodies: formatSize(server.maxHeldBodiesBytes),
     maxConnections: offIfInfinite(server.maxConnections),
     clientStall: formatDuration(server.clientStallMs),
     drain: formatDuration(server.drainMs),
@@ -59,6 +60,7 @@ function printUpstream(upstream: Upstream) {
     auth: upstream.auth,
     headers: maskUnknown(upstream.headers),
     query: maskUnknown(upstream.query),
+    usage: upstream.usage,
     maxConnections: offIfInfinite(upstream.maxConnections),
     timeouts: {
       connect: formatDuration(connectMs),

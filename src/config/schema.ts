@@ -52,7 +52,7 @@ const server = section({
     .describe('Addresses from which X-Forwarded-For is believed.'),
   hostnames: z.array(word(hostname)).prefault([]).describe('Names by which this gateway is called, besides its address.'),
   maxRequestBody: word(orOff(size, Infinity)).prefault('64MiB').describe('A larger request body is answered 413.'),
-  maxHeldBodies: word(orOff(size, Infinity)).optional().describe('Request bodies held at one time, all together. Not yet supported.'),
+  maxHeldBodies: word(orOff(size, Infinity)).prefault('512MiB').describe('Request bodies held at one time, all together; beyond, 503.'),
   maxConnections: word(orOff(count, Infinity)).prefault(10_000).describe('Connections of clients at one time.'),
   workers: either(word(count), oneOf('auto'), 'write a whole number, or auto').optional().describe('Processes. Only 1 is supported yet.'),
   clientStall: word(orOff(duration, Infinity)).prefault('60s').describe('A client that takes nothing for so long is closed.'),
@@ -93,7 +93,11 @@ const upstream = section({
     .describe("How the key is sent; none sends no key, passthrough sends on the client's own credential."),
   headers: z.record(z.string(), word(fieldValue)).prefault({}).describe('Set on every request.'),
   query: z.record(z.string(), word(queryValue)).prefault({}).describe('Added to every request, for example api-version.'),
-  usage: oneOf('ask', 'continuous', 'asSent').optional().describe('Only asSent is supported yet.'),
+  usage: oneOf('ask', 'continuous', 'asSent')
+    .prefault('ask')
+    .describe(
+      'ask: streamed calls are asked for their usage, unseen; continuous: for running totals too (vLLM); asSent: nothing is touched.',
+    ),
   onClientGone: either(oneOf('abort'), section({ drain: word(duration) }), 'write abort, or drain: 30s')
     .optional()
     .describe('Only abort is supported yet.'),

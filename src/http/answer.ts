@@ -6,8 +6,10 @@ import type { Exchange, Outcome } from '../exchange.ts';
 import type { Clock } from '../stream/clock.ts';
 import { createBodyMeter, createStreamMeter, type Meter } from '../stream/meter.ts';
 import { createRelay, type Relay, type Source } from '../stream/relay.ts';
+import { createUsageStrip } from '../stream/strip.ts';
 import type { Tokenizer } from '../stream/tokens.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
+import type { Strip } from '../upstream/ask.ts';
 import { routeEndpoint } from '../upstream/endpoints.ts';
 import { type HeaderList, headerValue, isKeyInjected, type ResponseHead, responseHead } from '../upstream/headers.ts';
 import { createKeyMask } from '../upstream/mask.ts';
@@ -37,6 +39,8 @@ export interface AnswerEnds {
   readonly source: Source;
   /** When the last byte of the request had gone up. */
   readonly sentAtMs: number;
+  /** What must come out of the answer again. */
+  readonly strip: Strip | undefined;
   onOutcome(outcome: Outcome): void;
 }
 
@@ -80,6 +84,7 @@ function startRelay(head: ResponseHead, status: number, journey: Journey, parts:
   response.once('finish', () => relay.flushed());
   const relay = createRelay({
     ...ends,
+    strip: ends.strip !== undefined && exchange.meter !== undefined && head.isEventStream ? createUsageStrip(ends.strip) : undefined,
     sink,
     meter: exchange.meter,
     isEventStream: head.isEventStream && !head.isEncoded,

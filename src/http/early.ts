@@ -5,6 +5,7 @@ import type { ErrorDetail } from '../errors.ts';
 import { createTopLevelScanner } from '../stream/json.ts';
 import { type HeaderList, isKeyInjected, responseHead } from '../upstream/headers.ts';
 import { createKeyMask } from '../upstream/mask.ts';
+import type { Taker } from './asking.ts';
 
 /** What an event stream begins with where nothing is known of it yet. */
 export const EARLY_HEADERS: HeaderList = ['content-type', 'text/event-stream; charset=utf-8'];
@@ -37,14 +38,11 @@ export function isPlainStream(status: number, headers: HeaderList): boolean {
   return status < 300 && isEventStream && !isEncoded;
 }
 
-/** Gathers an answer that can only be told as an error event. */
-export interface LateAnswer {
-  chunk(bytes: Buffer): void;
-  end(): void;
-}
-
-/** @param fail is told what the answer said, once it has ended */
-export function createLateAnswer(status: number, upstream: Upstream, fail: (detail: ErrorDetail, status: number) => void): LateAnswer {
+/**
+ * Gathers an answer that can only be told as an error event.
+ * @param fail is told what the answer said, once it has ended
+ */
+export function createLateAnswer(status: number, upstream: Upstream, fail: (detail: ErrorDetail, status: number) => void): Taker {
   const mask = createKeyMask(isKeyInjected(upstream) ? (upstream.apiKey ?? '') : '');
   let body = '';
   const take = (bytes: Buffer) => {

@@ -1,18 +1,22 @@
 // THE route: one request goes up, its answer comes down, and whoever leaves first, both ends are settled once.
+import type { Readable } from 'node:stream';
 import type { Upstream } from '../config.ts';
 import { detailOf, type ErrorCode, type ErrorDetail, GatewayError } from '../errors.ts';
 import type { Ledger, Outcome } from '../exchange.ts';
+import type { AskedRequest, UsageAsk } from '../upstream/ask.ts';
 import type { UpstreamCall, UpstreamClient, UpstreamFailure, UpstreamRequest } from '../upstream/client.ts';
 import { type HeaderList, isKeyInjected, requestHeaders } from '../upstream/headers.ts';
 import { upstreamPath } from '../upstream/target.ts';
 import { type Answer, type AnswerParts, beginAnswer, type Journey } from './answer.ts';
-import { createLateAnswer, createStreamWish, EARLY_HEADERS, isPlainStream, type LateAnswer } from './early.ts';
+import { type Asker, createRefusalReader, mayRefuseAsking, type Taker } from './asking.ts';
+import { createLateAnswer, createStreamWish, EARLY_HEADERS, isPlainStream } from './early.ts';
 import { REFUSED } from './listener.ts';
 import { refuse } from './refuse.ts';
-import { openUpload, type Upload } from './upload.ts';
+import { openUpload } from './upload.ts';
 
 /** What forwarding needs; one for all requests. */
 export interface Station extends AnswerParts {
+  readonly asker: Asker;
   readonly ledger: Ledger;
   clientOf(upstream: Upstream): UpstreamClient;
 }
@@ -35,9 +39,13 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
   const { socket } = request;
   let call: UpstreamCall | undefined;
   let answer: Answer | undefined;
-  /** Takes an answer that came after its headers had to be made here. */
-  let late: LateAnswer | undefined;
+  /** Who takes the body of the upstream's answer. */
+  let taker: Taker | undefined;
+  /** What was asked on the client's behalf, where anything was. */
+  let asked: AskedRequest | undefined;
+  let heldBytes = 0;
   let isHeadDue = true;
+  let calledAtMs: number | undefined;
   let connectedAtMs: number | undefined;
   let sentAtMs: number | undefined;
   let isOver = false;
@@ -48,6 +56,7 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
     stopJudging();
     socket.off('end', onHalfClose);
     upload.close();
+    letGo();
     ledger.end(exchange, outcome);
     onEnd();
   }
@@ -86,13 +95,17 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
     metrics.response(upstream.name, status);
     // Providers quote part of a key that they refuse, so none of such an answer goes on.
     if (status === 401 && isKeyInjected(upstream)) fail('upstream_auth', 'upstream_error');
-    else if (answer === undefined) begin(status, headers);
-    else if (!isPlainStream(status, headers)) late = createLateAnswer(status, upstream, failLate);
+    else if (answer !== undefined) taker = isPlainStream(status, headers) ? answer : createLateAnswer(status, upstream, failLate);
+    else if (asked !== undefined && mayRefuseAsking(status)) taker = createRefusalReader(status, headers, callAsSent, begin);
+    else taker = begin(status, headers);
   }
 
-  function begin(status: number, headers: HeaderList): void {
+  function begin(status: number, headers: HeaderList): Answer {
+    letGo();
     const source = { pause: () => call?.pause(), resume: () => call?.resume(), abort: () => call?.abort() };
-    answer = beginAnswer(status, headers, journey, station, { source, sentAtMs: sentAtMs ?? clock.now(), onOutcome: settle });
+    const ends = { source, sentAtMs: sentAtMs ?? clock.now(), strip: asked?.strip, onOutcome: settle };
+    answer = beginAnswer(status, headers, journey, station, ends);
+    return answer;
   }
 
   function failLate(detail: ErrorDetail, status: number): void {
@@ -103,7 +116,7 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
     const ageMs = nowMs - exchange.startedAtMs;
     if (ageMs > timeouts.totalMs) {
       fail(answer === undefined ? 'upstream_timeout' : 'upstream_total_timeout', 'timeout_total');
-    } else if (connectedAtMs === undefined && ageMs > timeouts.connectMs) {
+    } else if (calledAtMs !== undefined && connectedAtMs === undefined && nowMs - calledAtMs > timeouts.connectMs) {
       if (call?.isQueued) failAttempt('overloaded', 'rejected');
       else failAttempt('upstream_timeout', 'timeout_connect');
     } else if (answer !== undefined) {
@@ -130,6 +143,8 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
     response.destroy();
   }
 
+  const held: Buffer[] = [];
+  const ask = station.asker.begin(request, exchange.endpoint, upstream);
   const wish = Number.isFinite(config.sse.earlyHeadersMs) ? createStreamWish(request) : undefined;
   const upload = openUpload(request, {
     flow: exchange,
@@ -148,10 +163,47 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
 
   function start(): void {
     exchange.upstream = upstream.name;
-    exchange.attempts += 1;
     // The client waits with its body until here: for its key and its limits to have been judged (RFC 9110 10.1.1).
     if (request.headers.expect !== undefined) response.writeContinue();
-    call = station.clientOf(upstream).send(requestFor(journey, upload), {
+    if (ask === undefined || upload.body === undefined) callWith(upload.body);
+    else holdBody(upload.body, ask);
+  }
+
+  /** Whether a call asks for a stream shows at its end, and its length changes with what is added. */
+  function holdBody(body: Readable, ask: UsageAsk): void {
+    exchange.phase = 'upload';
+    body.on('data', (chunk: Buffer) => {
+      if (isOver) return;
+      if (!station.asker.hold(chunk.length)) return fail('overloaded', 'rejected');
+      heldBytes += chunk.length;
+      held.push(chunk);
+      ask.observe(chunk);
+    });
+    body.once('end', () => {
+      if (isOver) return;
+      asked = ask.result();
+      callWith(Buffer.concat(asked?.splice(held) ?? held));
+    });
+  }
+
+  function letGo(): void {
+    station.asker.release(heldBytes);
+    heldBytes = 0;
+    held.length = 0;
+  }
+
+  function callAsSent(): void {
+    station.asker.remember(upstream);
+    asked = undefined;
+    isHeadDue = true;
+    connectedAtMs = sentAtMs = undefined;
+    callWith(Buffer.concat(held));
+  }
+
+  function callWith(body: Readable | Buffer | undefined): void {
+    exchange.attempts += 1;
+    calledAtMs = clock.now();
+    call = station.clientOf(upstream).send(requestFor(journey, body), {
       onStart() {
         connectedAtMs = clock.now();
         exchange.phase = 'upload';
@@ -162,8 +214,8 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
         if (answer === undefined) exchange.phase = 'headers';
       },
       onHead,
-      onChunk: (bytes) => (late ?? answer)?.chunk(bytes),
-      onEnd: () => (late ?? answer)?.end(),
+      onChunk: (bytes) => taker?.chunk(bytes),
+      onEnd: () => taker?.end(),
       onFail: onFailure,
     });
     // What ended while it was being sent could not be aborted yet.
@@ -173,12 +225,14 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
   return { drain: () => fail('draining', 'drained') };
 }
 
-function requestFor({ request, admitted, upstream }: Journey, { body }: Upload): UpstreamRequest {
+function requestFor({ request, admitted, upstream }: Journey, body: Readable | Buffer | undefined): UpstreamRequest {
   const { pathname } = new URL(upstream.baseUrl);
+  const headers = requestHeaders(request.rawHeaders, upstream);
   return {
     method: request.method ?? 'GET',
     path: upstreamPath(admitted.target, pathname === '/' ? '' : pathname, upstream.query),
-    headers: requestHeaders(request.rawHeaders, upstream),
+    // A body that was held has the length that it has.
+    headers: Buffer.isBuffer(body) ? headers.filter((_, at) => headers[at - (at % 2)]?.toLowerCase() !== 'content-length') : headers,
     body,
   };
 }

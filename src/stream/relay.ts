@@ -3,6 +3,7 @@ import type { ErrorDetail } from '../errors.ts';
 import type { Outcome, Phase } from '../exchange.ts';
 import type { Meter } from './meter.ts';
 import { createSilence, type SilenceBounds } from './silence.ts';
+import type { UsageStrip } from './strip.ts';
 
 /** The client's side of a body. Strings hold one byte a character (latin1). */
 export interface Sink {
@@ -42,6 +43,8 @@ export interface RelayParts {
   readonly sink: Sink;
   readonly source: Source;
   readonly meter: Meter | undefined;
+  /** Takes out what came only of our asking. The meter sees the bytes as they came up. */
+  readonly strip: UsageStrip | undefined;
   /** An event stream whose events can be read here; anything else is only relayed. */
   readonly isEventStream: boolean;
   /** How an answer ends that ends well: `completed`, or `upstream_error` for an error status. */
@@ -83,7 +86,7 @@ export interface Relay {
 const OVERHEAD_SAMPLE = 32;
 
 export function createRelay(parts: RelayParts): Relay {
-  const { sink, source, meter, isEventStream, bounds, flow } = parts;
+  const { sink, source, meter, strip, isEventStream, bounds, flow } = parts;
   let state: 'flowing' | 'blocked' | 'ending' | 'over' = 'flowing';
   let pending = '';
   let tail = '';
@@ -122,15 +125,20 @@ export function createRelay(parts: RelayParts): Relay {
     if (pending === '') return;
     const bytes = pending;
     pending = '';
-    flow.bytesOut += bytes.length;
-    const wantsMore = sink.write(bytes);
+    const wantsMore = send(strip === undefined ? bytes : strip.next(bytes));
     if (readAtMs > 0) {
       parts.onChunkOverhead(parts.now() - readAtMs);
       readAtMs = 0;
     }
-    tail = bytes.length >= 3 ? bytes.slice(-3) : (tail + bytes).slice(-3);
     if (meter !== undefined) observe(meter, bytes);
     if (!wantsMore) block();
+  }
+
+  function send(bytes: string): boolean {
+    if (bytes === '') return true;
+    flow.bytesOut += bytes.length;
+    tail = bytes.length >= 3 ? bytes.slice(-3) : (tail + bytes).slice(-3);
+    return sink.write(bytes);
   }
 
   function observe(by: Meter, bytes: string): void {
@@ -147,6 +155,7 @@ export function createRelay(parts: RelayParts): Relay {
   }
 
   function endWell(): void {
+    if (strip !== undefined) send(strip.rest());
     state = 'ending';
     heldBytes = sink.heldBytes;
     progressAtMs = parts.now();

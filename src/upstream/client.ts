@@ -10,7 +10,7 @@ export interface UpstreamRequest {
   readonly method: string;
   readonly path: string;
   readonly headers: HeaderList;
-  readonly body: Readable | undefined;
+  readonly body: Readable | Buffer | undefined;
 }
 
 /** Why a call failed: before a connection stood, or on one. `detail` is an error code such as ECONNREFUSED, never a message. */

@@ -95,7 +95,7 @@ function* cuts(bytes: string): Generator<string[]> {
 const streams = recordedStreams();
 
 t.test(
-  'recorded streams give what their providers reported, cut anywhere',
+  'B28 recorded streams give what their providers reported, cut anywhere',
   { skip: streams ? false : 'the recorded streams are not here' },
   async (t) => {
     for (const { file, dialect: name, usage, bytes, events } of streams ?? []) {

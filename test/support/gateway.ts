@@ -35,7 +35,7 @@ export interface TestGateway extends Gateway {
  * @param settings laid over the defaults, section by section, in the shape of the configuration file
  */
 export async function startTestGateway(t: Test, upstreamUrl: string, settings: Record<string, object> = {}): Promise<TestGateway> {
-  const upstream = { baseUrl: upstreamUrl, apiKey: UPSTREAM_KEY, ...(settings.upstream ?? {}) };
+  const upstream = { baseUrl: upstreamUrl, apiKey: UPSTREAM_KEY, usage: 'asSent', ...(settings.upstream ?? {}) };
   const { upstream: _, server = {}, ops = {}, ...rest } = settings;
   const text = stringify({
     server: { listen: '127.0.0.1:0', drain: '100ms', ...server },

@@ -13,6 +13,7 @@ const upstream: Upstream = {
   auth: 'bearer',
   headers: {},
   query: {},
+  usage: 'asSent',
   maxConnections: 10,
   timeouts: { connectMs: 1, firstByteMs: 1, idleMs: 1, totalMs: 1 },
 };

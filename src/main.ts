@@ -223,7 +223,8 @@ function upstreamOf({ url }: Demo): Upstream {
 }
 
 /** What a person needs first: where to point an app, a line to try it with, where the numbers are, who answers. */
-function startLines({ url, opsUrl }: Gateway, config: Config, isDemo: boolean): string {
+function startLines(gateway: Gateway, config: Config, isDemo: boolean): string {
+  const [url, opsUrl] = [gateway.url, gateway.opsUrl].map(reachable);
   const model = isDemo ? 'demo' : 'gpt-4o-mini';
   const key = config.clients.length > 0 ? ' -H "authorization: Bearer $SLUICEGATE_KEY"' : '';
   const body = `{"model":"${model}","stream":true,"messages":[{"role":"user","content":"Hello!"}]}`;
@@ -242,6 +243,11 @@ Try it:
   curl -N ${url}/v1/chat/completions${key} -H 'content-type: application/json' -d '${body}'
 
 `;
+}
+
+/** An address that means all addresses is none to paste. */
+function reachable(url: string): string {
+  return url.replace('//0.0.0.0:', '//127.0.0.1:').replace('//[::]:', '//[::1]:');
 }
 
 function tellStartFailure(error: unknown, { host, port }: Address): number {

@@ -1,8 +1,9 @@
 // Asking for token usage on a client's behalf: which calls, with what of them held, and what is done where an upstream refuses.
 import type { IncomingMessage } from 'node:http';
+import type { Readable } from 'node:stream';
 import type { Config, Upstream } from '../config.ts';
 import { createTopLevelScanner } from '../stream/json.ts';
-import { createUsageAsk, type UsageAsk } from '../upstream/ask.ts';
+import { type AskedRequest, createUsageAsk, type UsageAsk } from '../upstream/ask.ts';
 import type { HeaderList } from '../upstream/headers.ts';
 
 /** Where `stream_options` is known (OpenAI API reference). */
@@ -41,6 +42,54 @@ export function createAsker(config: () => Config): Asker {
       heldBytes -= bytes;
     },
   };
+}
+
+/** A request body in memory, for as long as it may be needed again. */
+export interface HeldBody {
+  /** As the client sent it, or with what is asked for in its place. */
+  bytes(asked?: AskedRequest): Buffer;
+  /** Gives its memory back; what still comes is not kept. */
+  letGo(): void;
+}
+
+/**
+ * Holds a body until it is whole: whether a call asks for a stream shows at its end, and its length changes with what is added.
+ * @param onWhole told how to ask, undefined where the call goes as it was sent
+ * @param onTooMuch called where there is no room for it
+ */
+export function holdBody(
+  body: Readable,
+  ask: UsageAsk,
+  asker: Asker,
+  onWhole: (asked: AskedRequest | undefined) => void,
+  onTooMuch: () => void,
+): HeldBody {
+  const pieces: Buffer[] = [];
+  let heldBytes = 0;
+  let isLetGo = false;
+
+  function letGo(): void {
+    isLetGo = true;
+    pieces.length = 0;
+    asker.release(heldBytes);
+    heldBytes = 0;
+  }
+
+  body.on('data', (chunk: Buffer) => {
+    if (isLetGo) return;
+    if (asker.hold(chunk.length)) {
+      heldBytes += chunk.length;
+      pieces.push(chunk);
+      ask.observe(chunk);
+    } else {
+      letGo();
+      onTooMuch();
+    }
+  });
+  body.once('end', () => {
+    if (!isLetGo) onWhole(ask.result());
+  });
+  return { bytes: (asked) => Buffer.concat(asked?.splice(pieces) ?? pieces), letGo };
 }
 
 /** Takes the body of an answer. */

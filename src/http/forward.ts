@@ -3,12 +3,12 @@ import type { Readable } from 'node:stream';
 import type { Upstream } from '../config.ts';
 import { detailOf, type ErrorCode, type ErrorDetail, GatewayError } from '../errors.ts';
 import type { Ledger, Outcome } from '../exchange.ts';
-import type { AskedRequest, UsageAsk } from '../upstream/ask.ts';
+import type { AskedRequest } from '../upstream/ask.ts';
 import type { UpstreamCall, UpstreamClient, UpstreamFailure, UpstreamRequest } from '../upstream/client.ts';
 import { type HeaderList, isKeyInjected, requestHeaders } from '../upstream/headers.ts';
 import { upstreamPath } from '../upstream/target.ts';
 import { type Answer, type AnswerParts, beginAnswer, type Journey } from './answer.ts';
-import { type Asker, createRefusalReader, mayRefuseAsking, type Taker } from './asking.ts';
+import { type Asker, createRefusalReader, type HeldBody, holdBody, mayRefuseAsking, type Taker } from './asking.ts';
 import { createLateAnswer, createStreamWish, EARLY_HEADERS, isPlainStream } from './early.ts';
 import { REFUSED } from './listener.ts';
 import { refuse } from './refuse.ts';
@@ -43,7 +43,7 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
   let taker: Taker | undefined;
   /** What was asked on the client's behalf, where anything was. */
   let asked: AskedRequest | undefined;
-  let heldBytes = 0;
+  let held: HeldBody | undefined;
   let isHeadDue = true;
   let calledAtMs: number | undefined;
   let connectedAtMs: number | undefined;
@@ -56,7 +56,7 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
     stopJudging();
     socket.off('end', onHalfClose);
     upload.close();
-    letGo();
+    held?.letGo();
     ledger.end(exchange, outcome);
     onEnd();
   }
@@ -101,7 +101,7 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
   }
 
   function begin(status: number, headers: HeaderList): Answer {
-    letGo();
+    held?.letGo();
     const source = { pause: () => call?.pause(), resume: () => call?.resume(), abort: () => call?.abort() };
     const ends = { source, sentAtMs: sentAtMs ?? clock.now(), strip: asked?.strip, onOutcome: settle };
     answer = beginAnswer(status, headers, journey, station, ends);
@@ -143,7 +143,6 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
     response.destroy();
   }
 
-  const held: Buffer[] = [];
   const ask = station.asker.begin(request, exchange.endpoint, upstream);
   const wish = Number.isFinite(config.sse.earlyHeadersMs) ? createStreamWish(request) : undefined;
   const upload = openUpload(request, {
@@ -165,39 +164,24 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
     exchange.upstream = upstream.name;
     // The client waits with its body until here: for its key and its limits to have been judged (RFC 9110 10.1.1).
     if (request.headers.expect !== undefined) response.writeContinue();
-    if (ask === undefined || upload.body === undefined) callWith(upload.body);
-    else holdBody(upload.body, ask);
-  }
-
-  /** Whether a call asks for a stream shows at its end, and its length changes with what is added. */
-  function holdBody(body: Readable, ask: UsageAsk): void {
+    if (ask === undefined || upload.body === undefined) {
+      callWith(upload.body);
+      return;
+    }
     exchange.phase = 'upload';
-    body.on('data', (chunk: Buffer) => {
-      if (isOver) return;
-      if (!station.asker.hold(chunk.length)) return fail('overloaded', 'rejected');
-      heldBytes += chunk.length;
-      held.push(chunk);
-      ask.observe(chunk);
-    });
-    body.once('end', () => {
-      if (isOver) return;
-      asked = ask.result();
-      callWith(Buffer.concat(asked?.splice(held) ?? held));
-    });
+    held = holdBody(upload.body, ask, station.asker, callAsking, () => fail('overloaded', 'rejected'));
   }
 
-  function letGo(): void {
-    station.asker.release(heldBytes);
-    heldBytes = 0;
-    held.length = 0;
+  function callAsking(how: AskedRequest | undefined): void {
+    asked = how;
+    callWith(held?.bytes(how));
   }
 
   function callAsSent(): void {
     station.asker.remember(upstream);
-    asked = undefined;
     isHeadDue = true;
     connectedAtMs = sentAtMs = undefined;
-    callWith(Buffer.concat(held));
+    callAsking(undefined);
   }
 
   function callWith(body: Readable | Buffer | undefined): void {
@@ -207,7 +191,9 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
       onStart() {
         connectedAtMs = clock.now();
         exchange.phase = 'upload';
-        metrics.overhead('request', (connectedAtMs - exchange.startedAtMs) / 1000);
+        // What the client took to send a body that had to be whole is no doing of ours.
+        const readyAtMs = held === undefined ? exchange.startedAtMs : (calledAtMs ?? connectedAtMs);
+        metrics.overhead('request', (connectedAtMs - readyAtMs) / 1000);
       },
       onSent() {
         sentAtMs = clock.now();

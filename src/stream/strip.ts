@@ -14,6 +14,8 @@ export interface UsageStrip {
 const MAX_EVENT_BYTES = 1_048_576;
 /** Beyond, indexes of choices are not believed. */
 const MAX_CHOICES = 1024;
+/** After so many lines that began in another way than the one before, only every sixteenth is learnt. */
+const MAX_FRUITLESS = 8;
 const BOM = '\xef\xbb\xbf';
 const DATA = 'data:';
 
@@ -65,6 +67,11 @@ export function createUsageStrip(strip: Strip): UsageStrip {
   let isQuoted = false;
   let depth = 0;
   let keepsUsage = false; // the usage chunk, where the client asked for it
+  // The last line's beginning, up to its choices: equal bytes lead to the same place, and need not be walked again.
+  let known = '';
+  let knownObject = 0; // where its object begins
+  let fruitless = 0;
+  let lineAt = -1; // where the line began in `text`; -1 where in an earlier piece
   // Choices:
   let expectsKey = false;
   let isInChoiceKey = false;
@@ -171,12 +178,37 @@ export function createUsageStrip(strip: Strip): UsageStrip {
     else if (code === 123 || code === 91) {
       depth = 1;
       expectsKey = isInChoiceKey = false;
-      place = wanted === 'choices' && code === 91 ? CHOICES : NESTED;
+      place = NESTED;
+      if (wanted === 'choices' && code === 91) beginChoices();
     } else if (isScalar(code)) {
       place = SCALAR;
       at--;
     } else breakOff();
     if (wanted === 'choices') wanted = '';
+  }
+
+  function beginChoices(): void {
+    place = CHOICES;
+    if (lineAt < from || held !== '' || objectStart < 0) return;
+    if (++fruitless > MAX_FRUITLESS && fruitless % 16 !== 0) return;
+    known = Buffer.from(text.slice(lineAt, at), 'latin1').toString('latin1'); // a slice would keep the whole piece
+    knownObject = objectStart - walked - lineAt;
+  }
+
+  /** Goes to the choices at once, where the line begins as the last one did: 0.5 µs of 0.9 for an event of 330 bytes. */
+  function skipKnown(): boolean {
+    lineAt = at;
+    if (known === '' || isOversized || (suspended !== START && suspended !== END)) return false;
+    const end = at + known.length;
+    if (text.slice(at, end) !== known) return false;
+    objectStart = walked + at + knownObject;
+    at = end;
+    fruitless = 0;
+    depth = 1;
+    wanted = '';
+    isFirst = expectsKey = isInChoiceKey = isQuoted = false;
+    place = CHOICES;
+    return true;
   }
 
   /** Only what goes if it turns out whole is held any longer: `null`, and running totals. */
@@ -335,6 +367,7 @@ export function createUsageStrip(strip: Strip): UsageStrip {
   function readLineStart(): void {
     const code = text.charCodeAt(at);
     if (code === DATA.charCodeAt(matched)) {
+      if (matched === 0 && skipKnown()) return;
       at++;
       if (++matched < DATA.length) return;
       matched = 0;
@@ -367,6 +400,7 @@ export function createUsageStrip(strip: Strip): UsageStrip {
   function walk(bytes: string, start: number, isReleased: boolean): number {
     text = bytes;
     at = from = start;
+    lineAt = -1;
     walked -= start;
     holdAt = held === '' ? -1 : start;
     while (at < text.length) {

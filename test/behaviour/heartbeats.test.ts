@@ -62,11 +62,12 @@ async function finish({ client, request }: Call): Promise<string> {
 t.test('a comment and a blank line after so much silence, and again; all else is the upstream’s', { buffered: true }, async (t) => {
   const on = await stage(t, { heartbeat: '60ms' });
   const stream = await call(on);
+  // Taken before anything that the beat is counted from: a busy machine can only make it later.
+  const beforeAt = performance.now();
   stream.request.startSse();
   await stream.client.head();
-  const flushedAt = performance.now();
   t.equal(await stream.client.until(HEARTBEAT), HEARTBEAT, 'before the first event too');
-  t.ok(performance.now() - flushedAt > 30, 'not at once');
+  t.ok(performance.now() - beforeAt > 50, 'not at once');
   stream.request.event(delta('one'));
   t.equal(await stream.client.until('\n\n').then((text) => text.replaceAll(HEARTBEAT, '')), framed(delta('one')));
   const silentSince = performance.now();
@@ -164,10 +165,10 @@ const early = { heartbeat: '40ms', earlyHeaders: '80ms' };
 
 t.test('early headers: 200 and heartbeats before the upstream has answered, then the stream', { buffered: true }, async (t) => {
   const on = await stage(t, early);
+  const beforeAt = performance.now();
   const stream = await call(on);
-  const sentAt = performance.now();
   const head = await stream.client.head();
-  t.ok(performance.now() - sentAt > 40, 'not at once');
+  t.ok(performance.now() - beforeAt > 70, 'not at once');
   t.match(head, {
     status: 200,
     headers: {

@@ -154,7 +154,7 @@ function generate(random: Random, mode: 'final' | 'running'): Pair {
 
 t.test('of any provider’s stream, exactly what was asked for is taken out, however it is cut', async (t) => {
   const random = createRandom(7);
-  for (let round = 0; round < 300; round++) {
+  for (let round = 0; round < 200; round++) {
     const isRunning = round % 3 === 0;
     const { asked, direct } = generate(random, isRunning ? 'running' : 'final');
     const what = isRunning ? both : final;
@@ -172,7 +172,7 @@ t.test('of any provider’s stream, exactly what was asked for is taken out, how
       assert.equal(got, direct, `round ${round}, cut at ${at}`);
     }
   }
-  t.pass('300 streams');
+  t.pass('200 streams');
 });
 
 const line = (body: string) => `data: {${body}}\n\n`;
@@ -254,7 +254,7 @@ t.test('a client that asked for usage keeps its chunk, and loses only the runnin
 
 t.test('nothing is held but what may have to come out', async (t) => {
   const random = createRandom(3);
-  for (let round = 0; round < 40; round++) {
+  for (let round = 0; round < 15; round++) {
     const { asked } = generate(random, 'final');
     const firstFinish = Math.max(0, asked.search(/"finish_reason":"(?!no|")/));
     for (let at = 1; at < asked.length; at++) {
@@ -263,7 +263,7 @@ t.test('nothing is held but what may have to come out', async (t) => {
       const rest = stripper.rest();
       const held = asked.slice(at - rest.length, at);
       assert.ok(asked.slice(0, at).endsWith(rest), `round ${round}: held ${JSON.stringify(rest)} at ${at}`);
-      const isMember = /^(?:[ \t]*,[ \t]*)?(?:"(?:u(?:s(?:a(?:g(?:e(?:"[\s\S]*)?)?)?)?)?)?)?$/.test(held);
+      const isMember = /^[ \t]*(?:,[ \t]*)?(?:"(?:u(?:s(?:a(?:g(?:e(?:"[\s\S]*)?)?)?)?)?)?)?$/.test(held);
       assert.ok(isMember || at > firstFinish, `round ${round}: held ${JSON.stringify(held)} behind ${JSON.stringify(down.slice(-40))}`);
       assert.ok(!/[\r\n]{2}data:?[^\r\n]*[\r\n]+data/.test(held), `round ${round}: more than one event held: ${JSON.stringify(held)}`);
     }

@@ -525,7 +525,7 @@ export function createUsageStrip(strip: Strip): UsageStrip {
   function pass(isTooLong = false): void {
     const bytes = gathered + line;
     gathered = comments = line = '';
-    isComment = false;
+    isComment = isCommentLast = false;
     data = undefined;
     isOversized = isTooLong;
     const outer = { isAfterCr, crAt };

@@ -305,11 +305,17 @@ t.test('an event over a mebibyte goes by, and the next one is stripped again', a
       after + line(`"usage":null,"a":"${big}"`) + line('"id":1'),
     ],
     'a long line that is no JSON': [`${after}data: {${big}\n\n${usageChunk}`, `${after}data: {${big}\n\n`],
+    'a long text that begins as the event before': [
+      content + line(`"choices":[{"index":0,"text":"${big}"}],"usage":null`) + nullAfter,
+      content + line(`"choices":[{"index":0,"text":"${big}"}],"usage":null`) + line('"id":1'),
+    ],
+    'many events, together longer': [content.replace('}]}', '}],"usage":null}').repeat(16_000), content.repeat(16_000)],
+    'a long usage': [line(`"a":1,"usage":{"x":"${big}"}`) + nullAfter, line(`"a":1,"usage":{"x":"${big}"}`) + line('"id":1')],
     'many lines': [`${after}data: {\n${'data: 1\n'.repeat(140_000)}\n${usageChunk}`, `${after}data: {\n${'data: 1\n'.repeat(140_000)}\n`],
   };
   for (const [name, [asked, direct]] of Object.entries(streams)) {
     for (const size of [asked.length, 65536, 1000]) {
-      const stripper = createUsageStrip(final);
+      const stripper = createUsageStrip(both);
       let [got, most] = ['', 0];
       for (let at = 0; at < asked.length; at += size) {
         got += stripper.next(asked.slice(at, at + size));

@@ -2,7 +2,7 @@
 import type { Readable } from 'node:stream';
 import type { Upstream } from '../config.ts';
 import { detailOf, type ErrorCode, type ErrorDetail, GatewayError } from '../errors.ts';
-import type { Ledger, Outcome } from '../exchange.ts';
+import type { Ledger, Outcome, Phase } from '../exchange.ts';
 import type { AskedRequest } from '../upstream/ask.ts';
 import type { UpstreamCall, UpstreamClient, UpstreamFailure, UpstreamRequest } from '../upstream/client.ts';
 import { type HeaderList, isKeyInjected, requestHeaders } from '../upstream/headers.ts';
@@ -128,10 +128,15 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
     }
   }
 
+  /** Thousands may leave at one instant, as when a network or a replica goes: no other stream waits for all of them. */
   function onClientGone(): void {
-    if (isOver) return;
     const leftAtMs = clock.now();
     const { phase } = exchange;
+    clock.spread(() => leave(leftAtMs, phase));
+  }
+
+  function leave(leftAtMs: number, phase: Phase): void {
+    if (isOver) return;
     call?.abort(() => metrics.upstreamClosed(phase, (clock.now() - leftAtMs) / 1000));
     if (answer === undefined) settle('client_closed');
     else answer.relay.clientGone();

@@ -21,6 +21,9 @@ export interface Station extends AnswerParts {
   clientOf(upstream: Upstream): UpstreamClient;
 }
 
+/** What `connect` says where this machine, not the upstream, has no room: connect(2), socket(2). */
+const OUT_OF_SOCKETS = new Set(['EADDRNOTAVAIL', 'EMFILE', 'ENFILE', 'ENOBUFS']);
+
 /** A request that is on its way. */
 export interface Passage {
   /** Ends it now, as `draining`. */
@@ -84,7 +87,8 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
   function onFailure({ kind, detail }: UpstreamFailure): void {
     exchange.cause = detail;
     const code = kind === 'unreachable' ? 'upstream_unreachable' : 'upstream_reset';
-    if (isHeadDue) failAttempt(code, code);
+    if (OUT_OF_SOCKETS.has(detail)) failAttempt('overloaded', 'rejected');
+    else if (isHeadDue) failAttempt(code, code);
     else fail(code, code);
   }
 

@@ -40,6 +40,7 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
   const { clock, ledger, metrics, config } = station;
   const { timeouts } = upstream;
   const { socket } = request;
+  const admittedAtMs = clock.now();
   let call: UpstreamCall | undefined;
   let answer: Answer | undefined;
   /** Who takes the body of the upstream's answer. */
@@ -201,8 +202,8 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
         connectedAtMs = clock.now();
         exchange.phase = 'upload';
         // What the client took to send a body that had to be whole is no doing of ours.
-        const readyAtMs = held === undefined ? exchange.startedAtMs : (calledAtMs ?? connectedAtMs);
-        metrics.overhead('request', (connectedAtMs - readyAtMs) / 1000);
+        const uploadMs = held === undefined ? 0 : (calledAtMs ?? admittedAtMs) - admittedAtMs;
+        metrics.overhead('request', (connectedAtMs - exchange.startedAtMs - uploadMs) / 1000);
       },
       onSent() {
         sentAtMs = clock.now();

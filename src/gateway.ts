@@ -121,7 +121,7 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
         guard: createGuard({ listen, hostnames, origins: cors?.origins ?? [] }),
         limit,
       },
-      station: { config, clock, ledger, metrics, tokenizer, asker, clientOf: (upstream) => clients.get(upstream)! },
+      station: { config, clock, ledger, passages, metrics, tokenizer, asker, onFault, clientOf: (upstream) => clients.get(upstream)! },
     };
   }
 
@@ -194,8 +194,7 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
     reply.hijack();
     const ownHeaders = [...admitted.headers, ...pluginHeaders(reply)];
     const journey = { exchange, admitted, request: request.raw, response: reply.raw, upstream: config.upstreams[0]!, ownHeaders };
-    const passage = forward(journey, station, () => passages.delete(passage));
-    if (ledger.live.has(exchange)) passages.add(passage);
+    forward(journey, station);
   }
 
   async function serveClients(): Promise<void> {

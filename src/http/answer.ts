@@ -22,6 +22,8 @@ export interface AnswerParts {
   readonly clock: Clock;
   readonly metrics: Metrics;
   readonly tokenizer: Tokenizer;
+  /** Told of a fault of ours that ended one stream. */
+  onFault(fault: unknown): void;
 }
 
 /** One request and where it goes. */
@@ -100,6 +102,7 @@ function startRelay(head: ResponseHead, status: number, journey: Journey, parts:
       exchange.ttftMs = clock.now() - exchange.startedAtMs;
     },
     onChunkOverhead: (ms) => metrics.overhead('chunk', ms / 1000),
+    onFault: parts.onFault,
   });
   return relay;
 }

@@ -18,6 +18,8 @@ import { openUpload } from './upload.ts';
 export interface Station extends AnswerParts {
   readonly asker: Asker;
   readonly ledger: Ledger;
+  /** All requests that are on their way. */
+  readonly passages: Set<Passage>;
   clientOf(upstream: Upstream): UpstreamClient;
 }
 
@@ -33,9 +35,8 @@ export interface Passage {
 /**
  * Sends an admitted request to its upstream and relays the answer. Everything that can end it (the upstream's end or
  * failure, the client's going, a deadline, a drain) comes together here and settles it exactly once.
- * @param onEnd called when the exchange has ended
  */
-export function forward(journey: Journey, station: Station, onEnd: () => void): Passage {
+export function forward(journey: Journey, station: Station): void {
   const { exchange, request, response, upstream } = journey;
   const { clock, ledger, metrics, config } = station;
   const { timeouts } = upstream;
@@ -61,8 +62,8 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
     socket.off('end', onHalfClose);
     upload.close();
     held?.letGo();
+    station.passages.delete(passage);
     ledger.end(exchange, outcome);
-    onEnd();
   }
 
   /** Ends the request as failed: with an error as the answer, or as the end of the answer that has begun. */
@@ -161,6 +162,8 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
     onTooLarge: () => fail('request_too_large', 'rejected'),
     observe: wish?.observe,
   });
+  const passage: Passage = { drain: () => fail('draining', 'drained') };
+  station.passages.add(passage);
   const stopJudging = clock.onBeat(judge);
   response.once('close', onClientGone);
   socket.once('end', onHalfClose);
@@ -217,8 +220,6 @@ export function forward(journey: Journey, station: Station, onEnd: () => void): 
     // What ended while it was being sent could not be aborted yet.
     if (isOver) call.abort();
   }
-
-  return { drain: () => fail('draining', 'drained') };
 }
 
 function requestFor({ request, admitted, upstream }: Journey, body: Readable | Buffer | undefined): UpstreamRequest {

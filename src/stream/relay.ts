@@ -61,6 +61,8 @@ export interface RelayParts {
   onFirstToken(): void;
   /** How long the relay took from the upstream's read to the client's write; told for a sample of the chunks. */
   onChunkOverhead(ms: number): void;
+  /** A fault of ours: the body cannot be gone on with. */
+  onFault(fault: unknown): void;
   /** Called exactly once, with the upstream's side already settled. */
   onOutcome(outcome: Outcome): void;
 }
@@ -125,13 +127,28 @@ export function createRelay(parts: RelayParts): Relay {
     if (pending === '') return;
     const bytes = pending;
     pending = '';
-    const wantsMore = send(strip === undefined ? bytes : strip.next(bytes));
+    const down = strip === undefined ? bytes : stripped(strip, bytes);
+    if (down === undefined) return;
+    const wantsMore = send(down);
     if (readAtMs > 0) {
       parts.onChunkOverhead(parts.now() - readAtMs);
       readAtMs = 0;
     }
     if (meter !== undefined) observe(meter, bytes);
     if (!wantsMore) block();
+  }
+
+  /** What is to go down; undefined where that is no longer known, and the body was cut. */
+  function stripped(by: UsageStrip, bytes: string): string | undefined {
+    try {
+      return by.next(bytes);
+    } catch (fault) {
+      parts.onFault(fault);
+      source.abort();
+      sink.cut();
+      finish('upstream_truncated');
+      return undefined;
+    }
   }
 
   function send(bytes: string): boolean {

@@ -109,7 +109,8 @@ export function faultOfStream({ body, isComplete }: Got, plan: Plan): string | u
   const foreign = parts.findIndex((part, n) => part !== sent[n]);
   const isErrorLast = foreign >= 0 && foreign === parts.length - 1 && ERROR_EVENT.test(parts[foreign] ?? '');
   if (foreign >= 0 && !isErrorLast) return `event ${foreign} is not what was sent: ${JSON.stringify(parts[foreign]?.slice(0, 200))}`;
-  if (rest !== '' && (isErrorLast || !sent[parts.length]?.startsWith(rest)))
+  // A body can be cut between the two line feeds of a blank line as well.
+  if (rest !== '' && (isErrorLast || !`${sent[parts.length]}\n\n`.startsWith(rest)))
     return `after ${parts.length} events comes ${JSON.stringify(rest.slice(0, 200))}`;
   const isWhole = parts.length === sent.length && foreign < 0;
   if (isComplete && !isWhole && plan.fault !== 'errorEvent') return `a proper end after ${parts.length} of ${sent.length} events`;

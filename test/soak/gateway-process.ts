@@ -58,8 +58,9 @@ export async function startGatewayProcess({ configuration, onLine, onRequest }: 
     stringify({ server: { listen: '127.0.0.1:0' }, ops: { listen: '127.0.0.1:0' }, log: { format: 'json' }, ...given });
   writeFileSync(file, toYaml(configuration));
   const child = spawn(process.execPath, [`--import=${loopWatch}`, mainFile, '-c', file], { stdio: ['ignore', 'pipe', 'pipe'] });
-  // Should whoever watches it fail, nothing stays behind.
+  // Should whoever watches it fail or be ended, nothing stays behind.
   process.once('exit', () => child.kill('SIGKILL'));
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1));
   const told = createTeller();
   createInterface({ input: child.stdout }).on('line', (line) => {
     onLine?.(line);

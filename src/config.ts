@@ -7,6 +7,7 @@ import { isName } from './config/scalars.ts';
 import type { Settings } from './config/schema.ts';
 
 export { printConfig } from './config/print.ts';
+export { hopByHopHeaders } from './config/rules.ts';
 export { isLoopback, isName, parseAddress } from './config/scalars.ts';
 export { configJsonSchema } from './config/schema.ts';
 

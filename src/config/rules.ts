@@ -63,12 +63,9 @@ function checkCredential(tree: unknown, path: Path, report: Report): void {
   if (auth === 'none') report([...path, 'apiKey'], 'is never sent with auth: none; remove one of them', { isWarning: true });
 }
 
-// RFC 9110 7.6.1 (and what else is about one connection only), and what the gateway itself must say for a request to be framed right.
-const NOT_TO_SET = new Set([
+/** Headers that are about one connection only: RFC 9110 7.6.1, with the historical ones of RFC 2616 13.5.1. */
+export const hopByHopHeaders: readonly string[] = [
   'connection',
-  'content-length',
-  'expect',
-  'host',
   'keep-alive',
   'proxy-authenticate',
   'proxy-authorization',
@@ -77,7 +74,11 @@ const NOT_TO_SET = new Set([
   'trailer',
   'transfer-encoding',
   'upgrade',
-]);
+  'http2-settings',
+];
+
+// And what the gateway itself must say for a request to be framed right.
+const NOT_TO_SET = new Set([...hopByHopHeaders, 'content-length', 'expect', 'host']);
 
 function checkHeaders(tree: unknown, path: Path, report: Report): void {
   const seen = new Set<string>();

@@ -1,29 +1,15 @@
 // Which headers go on: from the client to the upstream, and back.
-import type { Upstream } from '../config.ts';
+import { hopByHopHeaders, type Upstream } from '../config.ts';
 
 /** A flat list of names and values, as Node's rawHeaders and writeHead and undici all take it. */
 export type HeaderList = string[];
 
-/** RFC 9110 7.6.1, with the historical ones of RFC 2616 13.5.1. */
-const hopByHop = [
-  'connection',
-  'keep-alive',
-  'proxy-authenticate',
-  'proxy-authorization',
-  'proxy-connection',
-  'te',
-  'trailer',
-  'transfer-encoding',
-  'upgrade',
-  'http2-settings',
-];
-
 /** The headers in which SDKs send a key. */
 export const credentialHeaders = ['authorization', 'api-key', 'x-api-key'] as const;
 
-const notForUpstream = new Set([...hopByHop, 'host', 'expect', 'cookie', 'origin', 'referer', 'forwarded', 'accept-encoding']);
+const notForUpstream = new Set([...hopByHopHeaders, 'host', 'expect', 'cookie', 'origin', 'referer', 'forwarded', 'accept-encoding']);
 const notForUpstreamPrefixes = /^(?:x-forwarded-|x-accel-|x-sluicegate-|proxy-)/;
-const notForClient = new Set([...hopByHop, 'set-cookie', 'alt-svc', 'strict-transport-security']);
+const notForClient = new Set([...hopByHopHeaders, 'set-cookie', 'alt-svc', 'strict-transport-security']);
 
 /** The names that the message's own `Connection` headers mark as hop-by-hop. */
 function connectionNames(headers: readonly string[]): Set<string> | undefined {

@@ -47,7 +47,9 @@ export function recordArrival(request: FastifyRequest, nowMs: number): Exchange 
 /** Where a request comes from. What a trusted proxy wrote may have a port, which is not part of an address, or be no address at all. */
 function addressOf({ ip, raw }: FastifyRequest): string {
   const address = /^\[(.*)\](?::\d+)?$/.exec(ip)?.[1] ?? (isIPv4(ip.replace(/:\d+$/, '')) ? ip.replace(/:\d+$/, '') : ip);
-  return isIP(address) ? address : (raw.socket.remoteAddress ?? '');
+  const known = isIP(address) ? address : (raw.socket.remoteAddress ?? '');
+  // An IPv4 client on a listener for both (RFC 4291 2.5.5.2).
+  return known.replace(/^::ffff:(?=\d+\.)/i, '');
 }
 
 /**

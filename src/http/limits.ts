@@ -1,4 +1,5 @@
 // How much a client may: requests a minute, on @fastify/rate-limit, told in the headers that OpenAI's SDKs read.
+import { isIPv6 } from 'node:net';
 import fastifyRateLimit from '@fastify/rate-limit';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { Client, Config, Limits } from '../config.ts';
@@ -22,7 +23,7 @@ export async function createLimiter(app: FastifyInstance, config: () => Config):
   const count = app.createRateLimit({
     timeWindow: '1 minute',
     max: (request) => limitsOf(callers.get(request)).requestsPerMinute ?? 0,
-    keyGenerator: (request) => callers.get(request)?.name ?? `address ${request.exchange?.remoteAddress}`,
+    keyGenerator: (request) => callers.get(request)?.name ?? `network ${networkOf(request.exchange?.remoteAddress ?? '')}`,
   });
 
   return async (request, client) => {
@@ -39,6 +40,17 @@ export async function createLimiter(app: FastifyInstance, config: () => Config):
     if (!counted.isExceeded) return Object.entries(headers).flat();
     throw new GatewayError('rate_limit_exceeded', undefined, { ...headers, 'retry-after': String(counted.ttlInSeconds) });
   };
+}
+
+/** The address itself, or of IPv6 its /64, which is what one subscriber has at the least (RFC 6177). */
+function networkOf(address: string): string {
+  if (!isIPv6(address)) return address;
+  const [left = [], right = []] = address.split('::').map((half) => half.split(':').filter((group) => group !== ''));
+  const groups = [...left, ...Array<string>(8 - left.length - right.length).fill('0'), ...right];
+  return groups
+    .slice(0, 4)
+    .map((group) => Number.parseInt(group, 16).toString(16))
+    .join(':');
 }
 
 /** A time as OpenAI's rate-limit headers write it: `120ms`, `17s`, `6m0s`. */

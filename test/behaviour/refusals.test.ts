@@ -275,6 +275,29 @@ t.test('requests per minute, in the headers that SDKs read', async (t) => {
   t.equal((await gateway.metrics()).value('sluicegate_rejections_total', { client: 'web-app', reason: 'rate_limit_exceeded' }), 1);
 });
 
+t.test('D15 an anonymous caller is its address, of IPv6 the /64', async (t) => {
+  const limits = { anonymous: { limits: { requestsPerMinute: 2 } }, server: { trustProxy: ['127.0.0.0/8'] } };
+  const { upstream, gateway } = await start(t, limits);
+  const from = async (address: string) => {
+    const client = await connect(gateway.port);
+    client.request({ ...chat, headers: { 'x-forwarded-for': address } });
+    void upstream.request().then(
+      (request) => request.respond(200, {}, '{}'),
+      () => undefined,
+    );
+    const { status } = await client.head();
+    client.destroy();
+    return status;
+  };
+  t.equal(await from('2001:db8:1:2::a'), 200);
+  t.equal(await from('2001:0db8:1:2:ffff:1:2:3'), 200);
+  t.equal(await from('2001:db8:1:2:3::'), 429, 'rotated within its /64');
+  t.equal(await from('2001:db8:1:3::a'), 200, 'another /64');
+  t.equal(await from('203.0.113.7'), 200);
+  t.equal(await from('::ffff:203.0.113.7'), 200);
+  t.equal(await from('203.0.113.7'), 429, 'in whichever form');
+});
+
 t.test('ops with a token, on a listener of its own or on that of the clients', async (t) => {
   const token = { authorization: 'Bearer ops-secret' };
   const apart = (await start(t, { ops: { token: 'ops-secret' } })).gateway.opsPort;

@@ -151,7 +151,7 @@ export function forward(journey: Journey, station: Station): void {
   /** Node waits with its own end of the connection until a blocked answer has gone out, which then is never. */
   function onHalfClose(): void {
     onClientGone();
-    response.destroy();
+    clock.spread(() => response.destroy());
   }
 
   const ask = station.asker.begin(request, exchange.endpoint, upstream);
@@ -170,6 +170,7 @@ export function forward(journey: Journey, station: Station): void {
   request.once(REFUSED, ({ code }: GatewayError) => fail(code, 'rejected'));
   // The client may have left, or its body been refused, while its limits were asked.
   if (socket.destroyed) onClientGone();
+  else if (socket.readableEnded) onHalfClose();
   else if (response.headersSent) settle('rejected');
   else start();
 

@@ -1,7 +1,7 @@
 // The soak's clients: each makes the call of a plan, behaves as planned, and judges what it got.
 import { setTimeout } from 'node:timers/promises';
 import { connect, type IncompleteError, type WireClient } from '../support/wire.ts';
-import { DIALECTS, eventsForClient, type Plan } from './plans.ts';
+import { DIALECTS, errorEvent, eventsForClient, type Plan } from './plans.ts';
 
 export interface Call {
   readonly plan: Plan;
@@ -110,7 +110,8 @@ export function faultOfStream({ body, isComplete }: Got, plan: Plan): string | u
   const isErrorLast = foreign >= 0 && foreign === parts.length - 1 && ERROR_EVENT.test(parts[foreign] ?? '');
   if (foreign >= 0 && !isErrorLast) return `event ${foreign} is not what was sent: ${JSON.stringify(parts[foreign]?.slice(0, 200))}`;
   // A body can be cut between the two line feeds of a blank line as well.
-  if (rest !== '' && (isErrorLast || !`${sent[parts.length]}\n\n`.startsWith(rest)))
+  const mayFollow = [`${sent[parts.length]}\n\n`, plan.fault === 'errorEvent' ? errorEvent(plan.dialect) : ''];
+  if (rest !== '' && (isErrorLast || !mayFollow.some((event) => event.startsWith(rest))))
     return `after ${parts.length} events comes ${JSON.stringify(rest.slice(0, 200))}`;
   const isWhole = parts.length === sent.length && foreign < 0;
   if (isComplete && !isWhole && plan.fault !== 'errorEvent') return `a proper end after ${parts.length} of ${sent.length} events`;

@@ -151,3 +151,10 @@ export function eventsForClient({ dialect, events, asksUsage }: Plan): readonly 
   const isAskedFor = dialect === 'chat' || dialect === 'completions';
   return isAskedFor && !asksUsage ? events.filter((event) => !event.includes('"usage"')) : events;
 }
+
+/** What an upstream says that fails in mid-stream. */
+export function errorEvent(dialect: Plan['dialect']): string {
+  const error = { type: 'server_error', message: 'the model fell over' };
+  const isNamed = dialect === 'anthropic' || dialect === 'responses';
+  return isNamed ? `event: error\ndata: ${JSON.stringify({ type: 'error', error })}\n\n` : `data: ${JSON.stringify({ error })}\n\n`;
+}

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import { setTimeout } from 'node:timers/promises';
-import { contentCount, type Plan } from './plans.ts';
+import { contentCount, errorEvent, type Plan } from './plans.ts';
 
 export interface Performance {
   readonly plan: Plan;
@@ -122,10 +122,4 @@ async function breakOff(response: ServerResponse, { fault, dialect }: Plan, half
     if (fault.startsWith('reset')) socket?.resetAndDestroy();
     else socket?.end();
   }
-}
-
-function errorEvent(dialect: Plan['dialect']): string {
-  const error = { type: 'server_error', message: 'the model fell over' };
-  const isNamed = dialect === 'anthropic' || dialect === 'responses';
-  return isNamed ? `event: error\ndata: ${JSON.stringify({ type: 'error', error })}\n\n` : `data: ${JSON.stringify({ error })}\n\n`;
 }

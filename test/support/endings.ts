@@ -376,7 +376,7 @@ export const endings: readonly Ending[] = [
     client: { event: 'upstream_timeout' },
     upstream: CLOSED,
     outcome: 'timeout_first_byte',
-    settings: short('firstByte', '40ms'),
+    settings: short('firstByte', '300ms'),
     act: ({ request }) => request.startSse(),
   },
   {
@@ -386,7 +386,7 @@ export const endings: readonly Ending[] = [
     client: { event: 'upstream_total_timeout' },
     upstream: CLOSED,
     outcome: 'timeout_total',
-    settings: short('total', '150ms'),
+    settings: short('total', '600ms'),
     act: inStream(() => undefined),
   },
   {

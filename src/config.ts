@@ -27,18 +27,47 @@ export interface Upstream {
   headers: Record<string, string>;
   query: Record<string, string>;
   usage: 'ask' | 'continuous' | 'asSent';
+  /** How long, and for how many more tokens, an answer is read on that nobody hears; undefined: not at all. */
+  onClientGone: { drainMs: number; maxTokens: number } | undefined;
   maxConnections: number;
   timeouts: { connectMs: number; firstByteMs: number; idleMs: number; totalMs: number };
 }
 
+/** USD per million tokens. A part without a price costs what the whole does: cached input as input, audio output as output. */
+export interface Price {
+  input: number;
+  output: number;
+  cachedInput: number | undefined;
+  cacheWrite: number | undefined;
+  audioInput: number | undefined;
+  audioOutput: number | undefined;
+}
+
+export interface Model {
+  /** On the model's name; `*` is the only wildcard. */
+  match: string;
+  /** Names of upstreams, all of them known. */
+  upstreams: string[];
+  price: Price | undefined;
+}
+
 export interface Limits {
   requestsPerMinute: number | undefined;
+  tokensPerMinute: number | undefined;
+  concurrentStreams: number | undefined;
+  budget: { usd: number; per: 'hour' | 'day' | 'week' | 'month' } | undefined;
+  /** What becomes of the answers that are under way when the budget is spent. */
+  onExhausted: 'finish' | 'cut';
 }
 
 export interface Client {
   name: string;
   /** SHA-256 of each of its keys, lower-case hex. */
   keySha256: string[];
+  /** Patterns of the models that it may call; undefined: all. */
+  models: string[] | undefined;
+  /** Patterns of further paths that a client with a list of models may call. */
+  endpoints: string[];
   limits: Limits;
 }
 
@@ -61,8 +90,12 @@ export interface Config {
   sse: { heartbeatMs: number; earlyHeadersMs: number };
   /** In the order of the file. Empty only where neither a file nor the environment names one: then the caller starts the demo upstream. */
   upstreams: Upstream[];
+  /** In the order of the file: the first match wins. */
+  models: Model[];
   clients: Client[];
   anonymous: { limits: Limits };
+  /** `store` is `memory`, or the URL of a Redis, which may hold a password. */
+  limits: { store: string; onStoreFailure: 'allow' | 'deny' };
 }
 
 /** What is wrong and what would be right, and where: line and column from 1; line 0 where it is about no place in a file. */
@@ -145,20 +178,48 @@ function toConfig(settings: Settings, read: Source): Config {
     log: { level: log.level, format: log.format },
     sse: { heartbeatMs: sse.heartbeat, earlyHeadersMs: sse.earlyHeaders },
     upstreams: names.flatMap((name) => toUpstream(name, settings.upstreams[name])),
-    clients: settings.clients.map(({ name, keySha256, limits }) => ({ name, keySha256: [keySha256].flat(), limits: toLimits(limits) })),
+    models: settings.models.map(({ match, upstreams, price }) => ({
+      match,
+      upstreams: upstreams.map(nameOf),
+      price: price && toPrice(price),
+    })),
+    clients: settings.clients.map(toClient),
     anonymous: { limits: toLimits(anonymous.limits) },
+    limits: settings.limits,
   };
 }
 
 function toUpstream(name: string, settings: Settings['upstreams'][string] | undefined): Upstream[] {
   if (!settings) return [];
-  const { baseUrl, apiKey, auth, headers, query, usage, maxConnections, timeouts } = settings;
-  const { connect: connectMs, firstByte: firstByteMs, idle: idleMs, total: totalMs } = timeouts;
-  return [{ name, baseUrl, apiKey, auth, headers, query, usage, maxConnections, timeouts: { connectMs, firstByteMs, idleMs, totalMs } }];
+  const { baseUrl, apiKey, auth, headers, query, usage, maxConnections } = settings;
+  const { connect: connectMs, firstByte: firstByteMs, idle: idleMs, total: totalMs } = settings.timeouts;
+  const { onClientGone: gone } = settings;
+  const onClientGone = gone === 'abort' ? undefined : { drainMs: gone.drain, maxTokens: gone.tokens };
+  const timeouts = { connectMs, firstByteMs, idleMs, totalMs };
+  return [{ name, baseUrl, apiKey, auth, headers, query, usage, onClientGone, maxConnections, timeouts }];
 }
 
-function toLimits({ requestsPerMinute }: { requestsPerMinute?: number | null | undefined }): Limits {
-  return { requestsPerMinute: requestsPerMinute ?? undefined };
+function nameOf(target: Settings['models'][number]['upstreams'][number]): string {
+  return typeof target === 'string' ? target : target.name;
+}
+
+function toPrice(price: NonNullable<Settings['models'][number]['price']>): Price {
+  const { input = 0, output = 0, cachedInput, cacheWrite, audioInput, audioOutput } = price;
+  return { input, output, cachedInput, cacheWrite, audioInput, audioOutput };
+}
+
+function toClient({ name, keySha256, models, endpoints, limits }: Settings['clients'][number]): Client {
+  return { name, keySha256: [keySha256].flat(), models, endpoints, limits: toLimits(limits) };
+}
+
+function toLimits({ requestsPerMinute, tokensPerMinute, concurrentStreams, budget, onExhausted }: Settings['anonymous']['limits']): Limits {
+  return {
+    requestsPerMinute: requestsPerMinute ?? undefined,
+    tokensPerMinute: tokensPerMinute ?? undefined,
+    concurrentStreams: concurrentStreams ?? undefined,
+    budget: budget ?? undefined,
+    onExhausted,
+  };
 }
 
 function deepFreeze<T>(value: T): T {

@@ -1,4 +1,6 @@
 // The record of one request, and the only one: every part writes into it what it saw, and its end is told once.
+import type { Price } from './config.ts';
+import { costOf } from './spending.ts';
 import type { Meter, Metered } from './stream/meter.ts';
 
 /** How a request ended. Exactly one each. */
@@ -33,6 +35,9 @@ export interface Exchange {
   endpoint: string;
   operation: string | undefined;
   upstream: string | undefined;
+  /** The pattern of `models` that matched the call's model: what metrics call it. */
+  model: string | undefined;
+  price: Price | undefined;
   phase: Phase;
   status: number | undefined;
   outcome: Outcome | undefined;
@@ -47,7 +52,20 @@ export interface Exchange {
   ttftMs: number | undefined;
   durationMs: number | undefined;
   meter: Meter | undefined;
+  /** The request's body, should its tokens have to be counted here. */
+  prompt: Prompt | undefined;
   tokens: Metered | undefined;
+  /** What the tokens cost, in 10^-9 USD; undefined where no price is known. */
+  costNanoUsd: number | undefined;
+  /** About how many tokens of output had gone down when the client left; undefined unless the answer was read on without it. */
+  outputHeard: number | undefined;
+}
+
+/** A request's body in memory. */
+export interface Prompt {
+  /** In the pieces that it came in; empty where it was not kept. */
+  readonly pieces: readonly Buffer[];
+  letGo(): void;
 }
 
 /** The facts that are known when the parser hands a request over. */
@@ -61,6 +79,8 @@ export function createExchange(arrival: Arrival): Exchange {
     endpoint: 'other',
     operation: undefined,
     upstream: undefined,
+    model: undefined,
+    price: undefined,
     phase: 'connect',
     status: undefined,
     outcome: undefined,
@@ -73,7 +93,10 @@ export function createExchange(arrival: Arrival): Exchange {
     ttftMs: undefined,
     durationMs: undefined,
     meter: undefined,
+    prompt: undefined,
     tokens: undefined,
+    costNanoUsd: undefined,
+    outputHeard: undefined,
   };
 }
 
@@ -97,7 +120,10 @@ export function createLedger(now: () => number, record: (exchange: Exchange) => 
   const settling = new Set<Promise<void>>();
 
   async function settle(exchange: Exchange): Promise<void> {
-    exchange.tokens = await exchange.meter?.usage();
+    const { meter, prompt, price } = exchange;
+    exchange.tokens = await meter?.usage();
+    prompt?.letGo();
+    if (exchange.tokens !== undefined && price !== undefined) exchange.costNanoUsd = costOf(exchange.tokens, price);
     record(exchange);
   }
 

@@ -13,10 +13,12 @@ import { createAuthenticator } from './http/auth.ts';
 import { forward, type Passage, type Station } from './http/forward.ts';
 import { createGuard } from './http/guard.ts';
 import { serveHealth } from './http/health.ts';
+import { createRoom } from './http/held.ts';
 import { createLimiter } from './http/limits.ts';
 import { asGatewayError, createListener } from './http/listener.ts';
 import { createNotice } from './http/notice.ts';
 import { serveOps } from './http/ops.ts';
+import { createPlanner } from './http/plan.ts';
 import { refuse } from './http/refuse.ts';
 import { createClock } from './stream/clock.ts';
 import { createTokenizer, type Tokenizer } from './stream/tokens.ts';
@@ -51,6 +53,8 @@ export interface GatewayParts {
   readonly tokenizer?: Tokenizer;
 }
 
+/** Beyond so much of all prompts together, the next ones' tokens are not counted. */
+const MAX_PROMPTS_BYTES = 128 * 1024 * 1024;
 /** A client has a second to read the last event of a cut stream; the rest is for the way. */
 const CUT_GRACE_MS = 1200;
 
@@ -92,7 +96,9 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
   const ops = isSameListener(initial)
     ? app
     : createListener({ isTrusted: () => false, isLeaving, onUnparsed: metrics.rejectedUnparsed, onFault });
-  const asker = createAsker(() => current.config);
+  const asker = createAsker();
+  const room = createRoom(() => current.config.server.maxHeldBodiesBytes);
+  const promptRoom = createRoom(() => MAX_PROMPTS_BYTES);
   const limit = await createLimiter(app, () => current.config);
   let current = createGeneration(initial);
 
@@ -119,9 +125,11 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
         isDraining: () => state === 'draining',
         authenticate: createAuthenticator(config),
         guard: createGuard({ listen, hostnames, origins: cors?.origins ?? [] }),
-        limit,
       },
-      station: { config, clock, ledger, passages, metrics, tokenizer, asker, onFault, clientOf: (upstream) => clients.get(upstream)! },
+      station: {
+        ...{ config, clock, ledger, passages, metrics, tokenizer, onFault },
+        ...{ asker, room, promptRoom, planner: createPlanner(config, asker), clientOf: (upstream) => clients.get(upstream)! },
+      },
     };
   }
 
@@ -181,7 +189,7 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
   }
 
   async function handle(request: FastifyRequest, reply: FastifyReply): Promise<void> {
-    const { config, gates, station } = current;
+    const { gates, station } = current;
     const exchange = recordArrival(request, clock.now());
     request.exchange = exchange;
     ledger.open(exchange);
@@ -190,11 +198,13 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
       reply.raw.shouldKeepAlive = false;
       throw new GatewayError('invalid_request', 'Pipelined requests are not served: wait for the answer, or open another connection.');
     }
-    const admitted = await admit(request, exchange, gates);
+    const { target, client } = admit(request, exchange, gates);
     reply.hijack();
-    const ownHeaders = [...admitted.headers, ...pluginHeaders(reply)];
-    const journey = { exchange, admitted, request: request.raw, response: reply.raw, upstream: config.upstreams[0]!, ownHeaders };
-    forward(journey, station);
+    const journey = {
+      ...{ exchange, target, client, endpoint: exchange.endpoint, route: station.planner.firstRoute },
+      ...{ request: request.raw, response: reply.raw, ownHeaders: pluginHeaders(reply) },
+    };
+    forward(journey, station, () => limit(request, client));
   }
 
   async function serveClients(): Promise<void> {

@@ -217,6 +217,7 @@ function upstreamOf({ url }: Demo): Upstream {
     headers: {},
     query: {},
     usage: 'ask',
+    onClientGone: undefined,
     maxConnections: 1024,
     timeouts,
   };

@@ -38,6 +38,14 @@ function problemsOfUpstream(settings: string): string[] {
   return problemsOf(load(`upstreams:\n  one: { ${settings} }\n`));
 }
 
+const NO_LIMITS = {
+  requestsPerMinute: undefined,
+  tokensPerMinute: undefined,
+  concurrentStreams: undefined,
+  budget: undefined,
+  onExhausted: 'finish',
+};
+
 t.test('a file with an upstream only gets the documented defaults, deeply frozen', async (t) => {
   const config = configOf(load(`upstreams: { ${OPENAI} }`));
   t.strictSame(config, {
@@ -65,12 +73,15 @@ t.test('a file with an upstream only gets the documented defaults, deeply frozen
         headers: {},
         query: {},
         usage: 'ask',
+        onClientGone: undefined,
         maxConnections: 1024,
         timeouts: { connectMs: 5000, firstByteMs: 600_000, idleMs: 600_000, totalMs: 3_600_000 },
       },
     ],
+    models: [],
     clients: [],
-    anonymous: { limits: { requestsPerMinute: undefined } },
+    anonymous: { limits: NO_LIMITS },
+    limits: { store: 'memory', onStoreFailure: 'allow' },
   });
   const isFrozen = (value: unknown): boolean =>
     typeof value !== 'object' || value === null || (Object.isFrozen(value) && Object.values(value).every(isFrozen));
@@ -94,12 +105,16 @@ server:
 ops: { listen: localhost:9000, token: t0ken }
 log: { level: debug, format: json }
 upstreams:
-  zeta: { baseUrl: http://127.0.0.1:9000/base//, auth: none, usage: continuous, maxConnections: off, timeouts: { connect: 250ms, firstByte: off, idle: off, total: off } }
+  zeta: { baseUrl: http://127.0.0.1:9000/base//, auth: none, usage: continuous, onClientGone: { drain: 30s, tokens: off }, maxConnections: off, timeouts: { connect: 250ms, firstByte: off, idle: off, total: off } }
   "7": { baseUrl: https://seven.example, apiKey: k7, auth: x-api-key, headers: { X-A: 1, X-B: "" }, query: { api-version: 2024-10-21 } }
 clients:
   - { name: a, keySha256: ${HASH.toUpperCase()}, limits: { requestsPerMinute: 600 } }
-  - { name: b, keySha256: [${'1'.repeat(64)}, "${'2'.repeat(64)}"] }
-anonymous: { limits: { requestsPerMinute: 5 } }
+  - { name: b, keySha256: [${'1'.repeat(64)}, "${'2'.repeat(64)}"], models: ["gpt-4o*"], endpoints: [/v1/files*] }
+anonymous: { limits: { requestsPerMinute: 5, tokensPerMinute: 6, concurrentStreams: 7, budget: { usd: 0.5, per: week }, onExhausted: cut } }
+limits: { store: "redis://user:pw@127.0.0.1:6379/1", onStoreFailure: deny }
+models:
+  - { match: "gpt-4o*", upstreams: [zeta], price: { input: 2.50, cachedInput: 1.25, cacheWrite: 0, output: 10.00, audioInput: 40, audioOutput: 80 } }
+  - { match: "*", upstreams: ["7"], price: { output: 1 } }
 `),
   );
   t.strictSame(config.server, {
@@ -120,15 +135,29 @@ anonymous: { limits: { requestsPerMinute: 5 } }
   t.equal(zeta?.baseUrl, 'http://127.0.0.1:9000/base');
   t.equal(zeta?.maxConnections, Infinity);
   t.equal(zeta?.usage, 'continuous');
+  t.strictSame(zeta?.onClientGone, { drainMs: 30_000, maxTokens: Infinity });
   t.strictSame(zeta?.timeouts, { connectMs: 250, firstByteMs: Infinity, idleMs: Infinity, totalMs: Infinity });
   t.equal(seven?.name, '7', 'an object would put a number first');
   t.strictSame(seven?.headers, { 'X-A': '1', 'X-B': '' });
   t.strictSame(seven?.query, { 'api-version': '2024-10-21' });
   t.strictSame(config.clients, [
-    { name: 'a', keySha256: [HASH], limits: { requestsPerMinute: 600 } },
-    { name: 'b', keySha256: ['1'.repeat(64), '2'.repeat(64)], limits: { requestsPerMinute: undefined } },
+    { name: 'a', keySha256: [HASH], models: undefined, endpoints: [], limits: { ...NO_LIMITS, requestsPerMinute: 600 } },
+    { name: 'b', keySha256: ['1'.repeat(64), '2'.repeat(64)], models: ['gpt-4o*'], endpoints: ['/v1/files*'], limits: NO_LIMITS },
   ]);
-  t.equal(config.anonymous.limits.requestsPerMinute, 5);
+  t.strictSame(config.anonymous.limits, {
+    requestsPerMinute: 5,
+    tokensPerMinute: 6,
+    concurrentStreams: 7,
+    budget: { usd: 0.5, per: 'week' },
+    onExhausted: 'cut',
+  });
+  t.strictSame(config.limits, { store: 'redis://user:pw@127.0.0.1:6379/1', onStoreFailure: 'deny' });
+  const price = { input: 2.5, cachedInput: 1.25, cacheWrite: 0, output: 10, audioInput: 40, audioOutput: 80 };
+  const outputOnly = { input: 0, cachedInput: undefined, cacheWrite: undefined, output: 1, audioInput: undefined, audioOutput: undefined };
+  t.strictSame(config.models, [
+    { match: 'gpt-4o*', upstreams: ['zeta'], price },
+    { match: '*', upstreams: ['7'], price: outputOnly },
+  ]);
 });
 
 t.test('one file with many faults gives every problem at once, in the order and at the place of each', async (t) => {
@@ -147,7 +176,7 @@ clients:
   - name: anonymous
     keySha256: 5e88
 log: { level: loud }
-limits: { store: "redis://x" }
+limits: { store: "http://x" }
 `;
   const starts = [
     'gate.yaml:2:11: server.listen is not valid; write it as',
@@ -160,7 +189,7 @@ limits: { store: "redis://x" }
     'gate.yaml:13:11: clients[0].name is not valid; write 1 to 64 of',
     'gate.yaml:14:16: clients[0].keySha256 is not valid; write the 64 hex digits',
     'gate.yaml:15:15: log.level is not valid; write one of trace, debug,',
-    'gate.yaml:16:11: limits.store is not yet supported; leave it out (today: memory)',
+    'gate.yaml:16:18: limits.store is not valid; write memory, or the URL of a Redis, as',
   ];
   const problems = problemsOf(load(text));
   t.strictSame(
@@ -183,6 +212,9 @@ t.test('what is no setting, no YAML or no value is told in words that help, and 
     ['server: { cors: { origins: [] } }', /:28: server.cors.origins is empty/],
     ['server: { cors: {} }', /:11: server.cors.origins is missing; write a list/],
     ['clients: [{ name: a }]', /:11: clients\[0\].keySha256 is missing; write the 64 hex digits/],
+    ['models: [{ match: "*", upstreams: [two] }]', /^gate.yaml:1:36: models\[0\].upstreams\[0\] is no upstream; known are none$/],
+    ['anonymous: { limits: { budget: { usd: 1, per: day } } }', /:24: anonymous.limits.budget needs prices, and no row of models has one/],
+    ['clients: [{ name: a, keySha256: x, endpoints: [files] }]', /endpoints\[0\] is not valid; write a path under \/v1/],
     ['ops: { token: "" }', /:15: ops.token is empty; /],
     ['ops: { listen: }', /:16: ops.listen has no value; /],
     ['a: [', /^gate.yaml:1:5: /],
@@ -261,15 +293,14 @@ t.test('a setting of a later version is accepted only as what holds today', asyn
     ['server: { tls: off }', 'server: { tls: { cert: c.pem, key: k.pem } }'],
     ['server: { workers: 1 }', 'server: { workers: auto }'],
     [`server: { workers: "\${ONE}" }`, 'server: { workers: 2 }'],
-    ['models: []', 'models: [{ match: "*", upstreams: [openai, { name: openai, weight: 3 }], price: { input: 2.50 } }]'],
-    [undefined, `clients: [{ name: a, keySha256: ${HASH}, models: ["gpt-4o*"] }]`],
-    [`clients: [{ name: a, keySha256: ${HASH}, endpoints: [] }]`, `clients: [{ name: a, keySha256: ${HASH}, endpoints: [/v1/files*] }]`],
-    ['anonymous: { limits: { tokensPerMinute: off } }', 'anonymous: { limits: { tokensPerMinute: 200000 } }'],
-    ['anonymous: { limits: { concurrentStreams: off } }', `clients: [{ name: a, keySha256: ${HASH}, limits: { concurrentStreams: 5 } }]`],
-    ['anonymous: { limits: { budget: off } }', `clients: [{ name: a, keySha256: ${HASH}, limits: { budget: { usd: 20, per: day } } }]`],
-    [undefined, 'anonymous: { limits: { onExhausted: finish } }'],
-    ['limits: { store: memory }', 'limits: { store: redis://127.0.0.1:6379/0 }'],
-    [undefined, 'limits: { onStoreFailure: allow }'],
+    [
+      'models: [{ match: "*", upstreams: [openai], price: { input: 2.50 } }]',
+      'models: [{ match: "*", upstreams: [{ name: openai, weight: 3 }] }]',
+    ],
+    ['models: [{ match: "*", upstreams: [openai], balance: order }]', 'models: [{ match: "*", upstreams: [openai], balance: leastBusy }]'],
+    ['models: [{ match: "*", upstreams: [openai], hedge: off }]', 'models: [{ match: "*", upstreams: [openai], hedge: 1s }]'],
+    [undefined, 'models: [{ match: "*", upstreams: [openai], rewrite: gpt }]'],
+    [undefined, 'models: [{ match: "*", upstreams: [openai], replay: 1MiB }]'],
   ];
   for (const [accepted, refused] of later) {
     if (accepted !== undefined) t.strictSame(problemsWith(accepted, { ONE: '1' }), [], accepted);
@@ -278,7 +309,6 @@ t.test('a setting of a later version is accepted only as what holds today', asyn
   const ofUpstream: [accepted: string | undefined, refused: string][] = [
     [undefined, 'apiKeyFile: key.txt'],
     [undefined, 'apiKeys: [a, b]'],
-    ['onClientGone: abort', 'onClientGone: { drain: 30s }'],
     ['caFile: off', 'caFile: ca.pem'],
     ['certFile: off', 'certFile: c.pem'],
     ['keyFile: off', 'keyFile: k.pem'],
@@ -442,7 +472,7 @@ t.test('without a file the built-in defaults hold, and the environment says the 
   const hosted = built({ PORT: '3000', SLUICEGATE_KEY: 'sk-client', SLUICEGATE_OPS_LISTEN: '[::1]:1' });
   t.strictSame(hosted.server.listen, { host: '0.0.0.0', port: 3000 });
   t.strictSame(hosted.ops.listen, { host: '::1', port: 1 });
-  t.strictSame(hosted.clients, [{ name: 'default', keySha256: [sha256], limits: { requestsPerMinute: undefined } }]);
+  t.strictSame(hosted.clients, [{ name: 'default', keySha256: [sha256], models: undefined, endpoints: [], limits: NO_LIMITS }]);
   t.equal(built({ PORT: '3000', SLUICEGATE_LISTEN: '127.0.0.1:1' }).server.listen.port, 1);
   t.equal(built({ PORT: '3000', SLUICEGATE_ALLOW_ANONYMOUS: 'true' }).server.allowAnonymous, true);
 
@@ -489,7 +519,9 @@ ops: { token: CANARY-token }
 upstreams:
   b: { baseUrl: https://b.example, apiKey: CANARY-key, headers: { X-Own: CANARY-header, OpenAI-Project: p }, query: { sig: CANARY-query, api-version: v1 } }
   "1": { baseUrl: https://c.example, auth: none, maxConnections: off, timeouts: { idle: off, total: 90m } }
-clients: [{ name: a, keySha256: ${HASH}, limits: { requestsPerMinute: 9 } }]
+clients: [{ name: a, keySha256: ${HASH}, models: ["m*"], endpoints: [/v1/files*], limits: { requestsPerMinute: 9, budget: { usd: 1.5, per: day } } }]
+models: [{ match: "m*", upstreams: [b], price: { input: 1, output: 2.5, audioInput: 3 } }]
+limits: { store: "redis://user:CANARY-password@127.0.0.1:6379/1" }
 `;
   const config = configOf(load(text));
   const printed = printConfig(config);
@@ -500,7 +532,7 @@ clients: [{ name: a, keySha256: ${HASH}, limits: { requestsPerMinute: 9 } }]
     [/ops.token is not valid/, /b.apiKey is not valid/, /X-Own is not valid/],
     'a mask that is pasted is noticed',
   );
-  const secrets = ['token', 'key', 'header', 'query'].map((name) => `CANARY-${name}`);
+  const secrets = ['token', 'key', 'header', 'query', 'password'].map((name) => `CANARY-${name}`);
   t.strictSame(configOf(load(printed.replace(/••••/g, () => secrets.shift() ?? ''))), config);
   t.match(printConfig(configOf(loadConfig(undefined, {}))), /^# upstreams: none; the built-in demo upstream serves$/m);
 });
@@ -509,8 +541,12 @@ t.test('the example shows every supported setting with its default', async (t) =
   const example = load(EXAMPLE, { OPENAI_API_KEY: 'key-of-openai' });
   t.strictSame(example.warnings, []);
   t.strictSame(configOf(example), configOf(load(`upstreams: { ${OPENAI} }`)));
-  const withClient = EXAMPLE.replace('clients: []', 'clients:').replace(/^# (- name| {2}keySha256| {2}limits)/gm, '$1');
-  t.match(configOf(load(withClient, { OPENAI_API_KEY: 'k' })).clients, [{ name: 'web-app', limits: { requestsPerMinute: 600 } }]);
+  const withClient = EXAMPLE.replace('clients: []', 'clients:')
+    .replace('models: []', 'models:')
+    .replace(/^# (- match| {2}upstreams| {2}price|- name| {2}keySha256| {2}models| {2}endpoints| {2}limits| {4})/gm, '$1');
+  t.match(configOf(load(withClient, { OPENAI_API_KEY: 'k' })).clients, [
+    { name: 'web-app', limits: { requestsPerMinute: 600, budget: { usd: 20, per: 'day' } } },
+  ]);
   for (const key of settingsOf(configOf(load(withClient, { OPENAI_API_KEY: 'k' })))) t.match(EXAMPLE, new RegExp(`\\b${key}:`), key);
   t.match(problemsOf(load(EXAMPLE)), only(/the environment variable OPENAI_API_KEY is not set/));
 });

@@ -32,12 +32,14 @@ function roomOf(file: string): string {
 /** Which rooms a room may import values from. Types may be shared between siblings. */
 const below: Record<string, string[]> = {
   main: ['gateway', 'http', 'telemetry', 'demo', 'config'],
-  gateway: ['http', 'upstream', 'stream', 'telemetry', 'config', 'errors', 'exchange'],
-  http: ['upstream', 'stream', 'telemetry', 'config', 'errors', 'exchange'],
+  gateway: ['http', 'limits', 'upstream', 'stream', 'telemetry', 'config', 'errors', 'exchange'],
+  http: ['limits', 'upstream', 'stream', 'telemetry', 'config', 'errors', 'exchange', 'spending'],
   upstream: ['config', 'errors'],
   stream: ['config', 'errors'],
-  telemetry: ['config', 'errors'],
-  exchange: ['config', 'errors'],
+  limits: ['config', 'errors'],
+  telemetry: ['config', 'errors', 'spending'],
+  exchange: ['config', 'errors', 'spending'],
+  spending: ['config'],
   config: [],
   errors: [],
   demo: [],

@@ -80,15 +80,8 @@ function editDistance(a: string, b: string): number {
 
 type NotYet = readonly [pattern: string, today: string, isToday: (value: unknown) => boolean];
 const is = (today: string) => (value: unknown) => value === today;
-const isEmpty = (value: unknown) => Array.isArray(value) && value.length === 0;
+const isOneName = (value: unknown) => !Array.isArray(value) || value.length === 0 || (value.length === 1 && typeof value[0] === 'string');
 const never = () => false;
-
-const NOT_YET_IN_LIMITS: readonly NotYet[] = ['clients.*.limits', 'anonymous.limits'].flatMap((limits): NotYet[] => [
-  [`${limits}.tokensPerMinute`, 'off', is('off')],
-  [`${limits}.concurrentStreams`, 'off', is('off')],
-  [`${limits}.budget`, 'off', is('off')],
-  [`${limits}.onExhausted`, 'no limit is known only at the end', never],
-]);
 
 /** Settings of a later version, with what holds today: a file that asks for anything else is refused, not misunderstood. */
 const NOT_YET: readonly NotYet[] = [
@@ -96,18 +89,16 @@ const NOT_YET: readonly NotYet[] = [
   ['server.workers', '1', is('1')],
   ['upstreams.*.apiKeyFile', 'apiKey', never],
   ['upstreams.*.apiKeys', 'apiKey', never],
-  ['upstreams.*.onClientGone', 'abort', is('abort')],
   ['upstreams.*.caFile', 'off', is('off')],
   ['upstreams.*.certFile', 'off', is('off')],
   ['upstreams.*.keyFile', 'off', is('off')],
   ['upstreams.*.eject', 'off', is('off')],
   ['upstreams.*.http2', 'off', is('off')],
-  ['models', 'the first upstream serves', isEmpty],
-  ['clients.*.models', 'every model', never],
-  ['clients.*.endpoints', '[]', isEmpty],
-  ...NOT_YET_IN_LIMITS,
-  ['limits.store', 'memory', is('memory')],
-  ['limits.onStoreFailure', 'memory does not fail', never],
+  ['models.*.upstreams', 'one name', isOneName],
+  ['models.*.replay', 'nothing is sent twice', never],
+  ['models.*.rewrite', 'the model’s name goes as it is', never],
+  ['models.*.balance', 'order', is('order')],
+  ['models.*.hedge', 'off', is('off')],
 ];
 
 /** Reports every setting that asks for what a later version will do. */

@@ -1,6 +1,6 @@
 // Prints a configuration as the YAML that would make it, without its secrets.
 import { stringify } from 'yaml';
-import type { Client, Config, Limits, Upstream } from '../config.ts';
+import type { Client, Config, Limits, Model, Upstream } from '../config.ts';
 import { formatAddress, formatDuration, formatSize } from './scalars.ts';
 
 const MASK = '••••';
@@ -23,15 +23,17 @@ const PLAIN = new Set([
  * (which no configuration accepts as a key, so that a pasted mask is noticed). Without upstreams a comment says what serves.
  */
 export function printConfig(config: Config): string {
-  const { server, ops, log, sse, upstreams, clients, anonymous } = config;
+  const { server, ops, log, sse, upstreams, models, clients, anonymous, limits } = config;
   const settings = {
     server: printServer(server),
     ops: { listen: formatAddress(ops.listen), token: ops.token === undefined ? 'off' : MASK },
     log,
     sse: { heartbeat: formatDuration(sse.heartbeatMs), earlyHeaders: formatDuration(sse.earlyHeadersMs) },
     ...(upstreams.length > 0 && { upstreams: new Map(upstreams.map((upstream) => [upstream.name, printUpstream(upstream)])) }),
+    ...(models.length > 0 && { models: models.map(printModel) }),
     clients: clients.map(printClient),
     anonymous: { limits: printLimits(anonymous.limits) },
+    limits: { store: maskPassword(limits.store), onStoreFailure: limits.onStoreFailure },
   };
   const text = stringify(settings, { lineWidth: 0, aliasDuplicateObjects: false });
   return upstreams.length > 0 ? text : `${text}# upstreams: none; the built-in demo upstream serves\n`;
@@ -61,6 +63,7 @@ function printUpstream(upstream: Upstream) {
     headers: maskUnknown(upstream.headers),
     query: maskUnknown(upstream.query),
     usage: upstream.usage,
+    onClientGone: printOnClientGone(upstream),
     maxConnections: offIfInfinite(upstream.maxConnections),
     timeouts: {
       connect: formatDuration(connectMs),
@@ -71,12 +74,31 @@ function printUpstream(upstream: Upstream) {
   };
 }
 
-function printClient({ name, keySha256, limits }: Client) {
-  return { name, keySha256, limits: printLimits(limits) };
+function printOnClientGone({ onClientGone: gone }: Upstream) {
+  return gone === undefined ? 'abort' : { drain: formatDuration(gone.drainMs), tokens: offIfInfinite(gone.maxTokens) };
 }
 
-function printLimits({ requestsPerMinute }: Limits) {
-  return { requestsPerMinute: requestsPerMinute ?? 'off' };
+function printModel({ match, upstreams, price }: Model) {
+  return { match, upstreams, ...(price !== undefined && { price: JSON.parse(JSON.stringify(price)) }) };
+}
+
+function printClient({ name, keySha256, models, endpoints, limits }: Client) {
+  return { name, keySha256, ...(models !== undefined && { models, endpoints }), limits: printLimits(limits) };
+}
+
+function printLimits({ requestsPerMinute, tokensPerMinute, concurrentStreams, budget, onExhausted }: Limits) {
+  return {
+    requestsPerMinute: requestsPerMinute ?? 'off',
+    tokensPerMinute: tokensPerMinute ?? 'off',
+    concurrentStreams: concurrentStreams ?? 'off',
+    budget: budget ?? 'off',
+    onExhausted,
+  };
+}
+
+/** `redis://user:password@host` with the password masked. */
+function maskPassword(store: string): string {
+  return store.replace(/^(\w+:\/\/[^@/]*:)[^@/]*(?=@)/, `$1${MASK}`);
 }
 
 function maskUnknown(pairs: Readonly<Record<string, string>>): Record<string, string> {

@@ -17,6 +17,8 @@ export function checkRules(tree: unknown, needsUpstream: boolean, report: Report
     checkHeaders(tree, ['upstreams', name, 'headers'], report);
   }
   checkPassthrough(tree, names, report);
+  checkModels(tree, names, report);
+  checkBudgets(tree, report);
   checkUnique(tree, report);
   checkExposure(tree, report);
   checkSharedListener(tree, report);
@@ -101,6 +103,33 @@ function checkPassthrough(tree: unknown, names: string[], report: Report): void 
       "is passthrough, other upstreams are not, and there are clients: Authorization would hold a client's own credential for one and its " +
         'Sluicegate key for another, and could be sent to the wrong one; make all upstreams passthrough (the Sluicegate key then comes in x-sluicegate-key) or none',
     );
+  }
+}
+
+function checkModels(tree: unknown, names: string[], report: Report): void {
+  for (const row of keysOf(valueAt(tree, ['models']))) {
+    const targets = ['models', row, 'upstreams'];
+    for (const index of keysOf(valueAt(tree, targets))) {
+      const path = [...targets, index];
+      const name = textAt(tree, typeof valueAt(tree, path) === 'object' ? [...path, 'name'] : path);
+      if (name && !names.includes(name)) report(path, `is no upstream; known are ${names.filter(isName).join(', ') || 'none'}`);
+    }
+  }
+}
+
+/** A budget that no price ever touches would be a promise that nobody keeps. */
+function checkBudgets(tree: unknown, report: Report): void {
+  const hasPrice = keysOf(valueAt(tree, ['models'])).some((row) => valueAt(tree, ['models', row, 'price']) !== undefined);
+  if (hasPrice) return;
+  const all: Path[] = [['anonymous', 'limits'], ...keysOf(valueAt(tree, ['clients'])).map((index) => ['clients', index, 'limits'])];
+  for (const limits of all) {
+    const path = [...limits, 'budget'];
+    if (typeof valueAt(tree, path) === 'object' && valueAt(tree, path) !== null) {
+      report(
+        path,
+        'needs prices, and no row of models has one; add models: [{ match: "*", upstreams: [NAME], price: { input: 2.50, output: 10 } }]',
+      );
+    }
   }
 }
 

@@ -12,11 +12,13 @@ import {
   flag,
   hostname,
   keyHash,
+  limitStore,
   network,
   OFF,
   oneOf,
   origin,
   orOff,
+  pathPattern,
   price,
   queryValue,
   size,
@@ -98,9 +100,16 @@ const upstream = section({
     .describe(
       'ask: streamed calls are asked for their usage, unseen; continuous: for running totals too (vLLM); asSent: nothing is touched.',
     ),
-  onClientGone: either(oneOf('abort'), section({ drain: word(duration) }), 'write abort, or drain: 30s')
-    .optional()
-    .describe('Only abort is supported yet.'),
+  onClientGone: either(
+    oneOf('abort'),
+    section({
+      drain: word(duration).describe('Read on for at most so long.'),
+      tokens: word(orOff(count, Infinity)).prefault(16_384).describe('Read on for at most so many more tokens of output.'),
+    }),
+    'write abort, or drain: 30s',
+  )
+    .prefault('abort')
+    .describe('abort: an answer that nobody hears is closed at once; drain: it is read on, unsent, for exact usage.'),
   caFile: fileOrOff.optional().describe('Not yet supported.'),
   certFile: fileOrOff.optional().describe('Not yet supported.'),
   keyFile: fileOrOff.optional().describe('Not yet supported.'),
@@ -114,30 +123,32 @@ const upstream = section({
 
 const target = either(someWord, section({ name: someWord, weight: word(count).optional() }), 'write a name, or name and weight');
 const model = section({
-  match: someWord,
-  upstreams: z.array(target).min(1),
-  replay: word(size).optional(),
-  rewrite: someWord.optional(),
-  balance: oneOf('order', 'leastBusy').optional(),
-  hedge: word(orOff(duration, null)).optional(),
+  match: someWord.describe('The "model" of a call, with * for any characters; the first row that matches serves.'),
+  upstreams: z.array(target).min(1).describe('Names of upstreams. Only one is supported yet.'),
+  replay: word(size).optional().describe('Not yet supported.'),
+  rewrite: someWord.optional().describe('Not yet supported.'),
+  balance: oneOf('order', 'leastBusy').optional().describe('Not yet supported.'),
+  hedge: word(orOff(duration, null)).optional().describe('Not yet supported.'),
   price: section({
     input: word(price).optional(),
-    cachedInput: word(price).optional(),
-    cacheWrite: word(price).optional(),
+    cachedInput: word(price).optional().describe('Part of the input; without a price of its own it costs what input does.'),
+    cacheWrite: word(price).optional().describe('Likewise.'),
     output: word(price).optional(),
-    audioInput: word(price).optional(),
-    audioOutput: word(price).optional(),
-  }).optional(),
+    audioInput: word(price).optional().describe('Part of the input, likewise.'),
+    audioOutput: word(price).optional().describe('Part of the output, likewise.'),
+  })
+    .optional()
+    .describe('USD per million tokens.'),
 });
 
 const limits = section({
   requestsPerMinute: word(orOff(count, null)).optional().describe('Requests in any minute.'),
-  tokensPerMinute: word(orOff(count, null)).optional().describe('Not yet supported.'),
-  concurrentStreams: word(orOff(count, null)).optional().describe('Not yet supported.'),
+  tokensPerMinute: word(orOff(count, null)).optional().describe('Tokens of input and output in any minute, as they flow.'),
+  concurrentStreams: word(orOff(count, null)).optional().describe('Requests under way at one time.'),
   budget: either(off, section({ usd: word(price), per: oneOf('hour', 'day', 'week', 'month') }), 'write off, or usd: 20 and per: day')
     .optional()
-    .describe('Not yet supported.'),
-  onExhausted: oneOf('finish', 'cut').optional().describe('Not yet supported.'),
+    .describe('Money, by the prices of models; the periods are those of the calendar, in UTC, weeks from Monday.'),
+  onExhausted: oneOf('finish', 'cut').prefault('finish').describe('What becomes of answers that are under way when the budget is spent.'),
 });
 
 const client = section({
@@ -145,8 +156,11 @@ const client = section({
   keySha256: either(word(keyHash), z.array(word(keyHash)).min(1), `${keyHash.expected}, or a list of such`).describe(
     'SHA-256 of the key; several while a key is being changed.',
   ),
-  models: z.array(someWord).optional().describe('Not yet supported.'),
-  endpoints: z.array(someWord).optional().describe('Not yet supported.'),
+  models: z
+    .array(someWord)
+    .optional()
+    .describe('Models that it may call, with * for any characters; then only calls that name one of them pass, and GET /v1/models.'),
+  endpoints: z.array(word(pathPattern)).prefault([]).describe('Further paths for a client with models, for example /v1/files*.'),
   limits: limits.prefault({}),
 });
 
@@ -157,14 +171,19 @@ export const schema = section({
   log: log.prefault({}),
   sse: sse.prefault({}),
   upstreams: z.record(z.string(), upstream).prefault({}).describe('Providers by name; the first one serves.'),
-  models: z.array(model).prefault([]).describe('Routes by model. Not yet supported.'),
+  models: z.array(model).prefault([]).describe('Which upstream serves which model, and what its tokens cost.'),
   clients: z.array(client).prefault([]).describe('Who may call; none: anyone who reaches the listener.'),
   anonymous: section({ limits: limits.prefault({}) })
     .prefault({})
     .describe('Limits per address, where there are no clients.'),
-  limits: section({ store: someWord.optional(), onStoreFailure: oneOf('allow', 'deny').optional() })
+  limits: section({
+    store: word(limitStore).prefault('memory').describe('memory, or redis://HOST:PORT/DB: shared by all replicas.'),
+    onStoreFailure: oneOf('allow', 'deny')
+      .prefault('allow')
+      .describe('While the store is away: allow counts in each replica for itself, deny answers 503 to whoever has limits.'),
+  })
     .prefault({})
-    .describe('Where limits are counted. Only store: memory is supported yet.'),
+    .describe('Where limits are counted.'),
 });
 
 export type Settings = z.output<typeof schema>;

@@ -114,6 +114,16 @@ export const keyHash: Word<string> = {
   expected: 'write the 64 hex digits that `sluicegate key NAME` prints',
   json: [{ type: 'string', pattern: '^[0-9a-fA-F]{64}$' }],
 };
+export const pathPattern: Word<string> = {
+  read: where((text) => /^\/(?:v1|openai)\/[!-~]*$/.test(text)),
+  expected: 'write a path under /v1 or /openai, as /v1/files*',
+  json: [{ type: 'string', pattern: '^/(v1|openai)/' }],
+};
+export const limitStore: Word<string> = {
+  read: where((text) => text === 'memory' || (/^rediss?:\/\/[^\s]+$/.test(text) && URL.canParse(text))),
+  expected: 'write memory, or the URL of a Redis, as redis://127.0.0.1:6379/0',
+  json: [{ enum: ['memory'] }, { type: 'string', pattern: '^rediss?://' }],
+};
 export const hostname: Word<string> = {
   read: (text) => (isHost(text) ? text.toLowerCase() : undefined),
   expected: 'write a host name without scheme, port or wildcard, as gateway.example',

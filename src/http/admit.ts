@@ -1,4 +1,4 @@
-// A request's way in: its id and record, its target, its client, its limits. What passes is ready to be sent.
+// A request's way in: its id and record, its target, its client.
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import { isIP, isIPv4 } from 'node:net';
@@ -7,15 +7,12 @@ import type { Client, Config } from '../config.ts';
 import { GatewayError } from '../errors.ts';
 import { createExchange, type Exchange } from '../exchange.ts';
 import { routeEndpoint } from '../upstream/endpoints.ts';
-import type { HeaderList } from '../upstream/headers.ts';
 import { judgeTarget, type Target } from '../upstream/target.ts';
-import type { Limiter } from './limits.ts';
 
-/** A request that may go upstream. */
+/** A request that may go upstream, as far as its head tells. */
 export interface Admitted {
   readonly target: Target;
-  /** Headers of whatever will be answered: what is left of the client's limits. */
-  readonly headers: HeaderList;
+  readonly client: Client | undefined;
 }
 
 export interface Gates {
@@ -23,7 +20,6 @@ export interface Gates {
   isDraining(): boolean;
   authenticate(rawHeaders: readonly string[]): Client | undefined;
   guard(request: IncomingMessage): void;
-  readonly limit: Limiter;
 }
 
 const OWN_REQUEST_ID = /^[!-~]{1,128}$/;
@@ -56,7 +52,7 @@ function addressOf({ ip, raw }: FastifyRequest): string {
  * Judges a request, before a byte of its body is read.
  * @throws GatewayError where it is refused
  */
-export async function admit(request: FastifyRequest, exchange: Exchange, gates: Gates): Promise<Admitted> {
+export function admit(request: FastifyRequest, exchange: Exchange, gates: Gates): Admitted {
   const { raw } = request;
   const verdict = judgeTarget(raw.url ?? '');
   if (!verdict.ok) throw new GatewayError(verdict.code, hintFor(raw.url));
@@ -76,9 +72,8 @@ export async function admit(request: FastifyRequest, exchange: Exchange, gates: 
   if (/\bwebsocket\b/i.test(raw.headers.upgrade ?? '')) {
     throw new GatewayError('invalid_request', 'Upgrades (WebSocket) are not forwarded yet.');
   }
-  const headers = await gates.limit(request, client);
   if (Number(raw.headers['content-length'] ?? 0) > gates.config.server.maxRequestBodyBytes) throw new GatewayError('request_too_large');
-  return { target: verdict.target, headers };
+  return { target: verdict.target, client };
 }
 
 /** What people look for in the wrong place. */

@@ -1,6 +1,6 @@
 // An upstream's answer on its way down: its head is sent as it comes, and its body handed to a relay.
-import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { Config, Upstream } from '../config.ts';
+import type { ServerResponse } from 'node:http';
+import type { Config } from '../config.ts';
 import { detailOf } from '../errors.ts';
 import type { Exchange, Outcome } from '../exchange.ts';
 import type { Clock } from '../stream/clock.ts';
@@ -13,7 +13,9 @@ import type { Strip } from '../upstream/ask.ts';
 import { routeEndpoint } from '../upstream/endpoints.ts';
 import { type HeaderList, headerValue, isKeyInjected, type ResponseHead, responseHead } from '../upstream/headers.ts';
 import { createKeyMask } from '../upstream/mask.ts';
-import type { Admitted } from './admit.ts';
+import type { Route } from '../upstream/router.ts';
+import type { Taker } from './asking.ts';
+import type { Entrant } from './plan.ts';
 import { createSink } from './sink.ts';
 
 /** What answers need; one for all requests. */
@@ -27,12 +29,11 @@ export interface AnswerParts {
 }
 
 /** One request and where it goes. */
-export interface Journey {
+export interface Journey extends Entrant {
   readonly exchange: Exchange;
-  readonly request: IncomingMessage;
   readonly response: ServerResponse;
-  readonly admitted: Admitted;
-  readonly upstream: Upstream;
+  /** Where it goes; the first upstream as long as that is not decided. */
+  route: Route;
   /** Headers made here for whatever is answered: CORS, limits. */
   readonly ownHeaders: HeaderList;
 }
@@ -46,15 +47,14 @@ export interface AnswerEnds {
   onOutcome(outcome: Outcome): void;
 }
 
-export interface Answer {
+export interface Answer extends Taker {
   readonly relay: Relay;
-  chunk(bytes: Buffer): void;
-  end(): void;
 }
 
 /** Sends the head down, at once, and makes ready for the body. */
 export function beginAnswer(status: number, headers: HeaderList, journey: Journey, parts: AnswerParts, ends: AnswerEnds): Answer {
-  const { exchange, response, upstream, ownHeaders } = journey;
+  const { exchange, response, ownHeaders } = journey;
+  const { upstream } = journey.route;
   const isCorsOurs = parts.config.server.cors !== undefined;
   const key = isKeyInjected(upstream) ? upstream.apiKey : undefined;
   const head = responseHead(headers, { status, upstream: upstream.name, requestId: exchange.requestId, isCorsOurs, own: ownHeaders, key });
@@ -68,19 +68,29 @@ export function beginAnswer(status: number, headers: HeaderList, journey: Journe
   return status >= 400 && key !== undefined ? maskedAnswer(relay, key) : { relay, chunk: relay.chunk, end: relay.end };
 }
 
+/** Takes an answer that nobody hears any more, for its usage only. */
+export function beginUnheard(status: number, headers: HeaderList, journey: Journey, tokenizer: Tokenizer, onEnd: () => void): Taker {
+  const { exchange } = journey;
+  const head = responseHead(headers, { status, upstream: '', requestId: exchange.requestId, isCorsOurs: false, own: [] });
+  exchange.status = status;
+  const meter = meterFor(head, status, journey, tokenizer);
+  exchange.meter = meter;
+  return { chunk: (bytes) => meter?.observe(bytes.toString('latin1')), end: onEnd };
+}
+
 /** Bodies that can be read here are metered; errors, encoded and binary ones are only relayed. */
-function meterFor(head: ResponseHead, status: number, { request, admitted }: Journey, tokenizer: Tokenizer): Meter | undefined {
+function meterFor(head: ResponseHead, status: number, { request, target }: Journey, tokenizer: Tokenizer): Meter | undefined {
   if (head.isEncoded || status >= 300) return undefined;
-  const { dialect } = routeEndpoint(request.method ?? '', admitted.target.path);
+  const { dialect } = routeEndpoint(request.method ?? '', target.path);
   if (head.isEventStream) return createStreamMeter(dialect, tokenizer);
   return head.isJson ? createBodyMeter(dialect) : undefined;
 }
 
 function startRelay(head: ResponseHead, status: number, journey: Journey, parts: AnswerParts, ends: AnswerEnds): Relay {
-  const { exchange, response, upstream } = journey;
+  const { exchange, response, route } = journey;
   const { clock, metrics } = parts;
   const { clientStallMs } = parts.config.server;
-  const { firstByteMs, idleMs } = upstream.timeouts;
+  const { firstByteMs, idleMs } = route.upstream.timeouts;
   const hasLength = headerValue(head.headers, 'content-length') !== undefined;
   const sink = createSink(response, () => relay.drained(), { hasLength, graceMs: clientStallMs });
   response.once('finish', () => relay.flushed());

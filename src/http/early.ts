@@ -1,8 +1,6 @@
-// Headers before the upstream has given any, for proxies that do not wait: who asked for a stream, and what becomes of a late answer.
-import type { IncomingMessage } from 'node:http';
+// Headers before the upstream has given any, for proxies that do not wait, and what becomes of a late answer.
 import type { Upstream } from '../config.ts';
 import type { ErrorDetail } from '../errors.ts';
-import { createTopLevelScanner } from '../stream/json.ts';
 import { type HeaderList, isKeyInjected, responseHead } from '../upstream/headers.ts';
 import { createKeyMask } from '../upstream/mask.ts';
 import type { Taker } from './asking.ts';
@@ -12,25 +10,6 @@ export const EARLY_HEADERS: HeaderList = ['content-type', 'text/event-stream; ch
 
 /** Longer than any error that a provider words; of what is longer, only the status is told. */
 const MAX_ERROR_BYTES = 64 * 1024;
-/** `true` or `false`. */
-const MAX_FLAG_BYTES = 16;
-
-/** Watches a request body for `"stream": true`, holding nothing of it. */
-export interface StreamWish {
-  observe(chunk: Buffer): void;
-  /** Whether the whole body has been seen, and asks for a stream. */
-  isStream(): boolean;
-}
-
-/** Undefined where the request cannot ask for a stream in its body. */
-export function createStreamWish({ headers }: IncomingMessage): StreamWish | undefined {
-  if (!/^application\/json\b/i.test(headers['content-type'] ?? '') || headers['content-encoding'] !== undefined) return undefined;
-  const scanner = createTopLevelScanner(['stream'], MAX_FLAG_BYTES);
-  return {
-    observe: (chunk) => scanner.scan(chunk.toString('latin1')),
-    isStream: () => scanner.isComplete && scanner.value('stream') === 'true',
-  };
-}
 
 /** Whether an answer is the stream whose headers have gone down already. */
 export function isPlainStream(status: number, headers: HeaderList): boolean {

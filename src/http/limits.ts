@@ -6,7 +6,9 @@ import type { Client, Config, Limits } from '../config.ts';
 import { GatewayError } from '../errors.ts';
 import type { HeaderList } from '../upstream/headers.ts';
 
-/** Counts a request against its caller's limits; returns the headers that tell what is left. */
+/** Counts one request against its caller's limits; resolves to the headers that tell what is left. */
+export type Admit = () => Promise<HeaderList>;
+/** The same for any request. */
 export type Limiter = (request: FastifyRequest, client: Client | undefined) => Promise<HeaderList>;
 
 /** Callers counted at a time. The plugin forgets the oldest beyond it, so it is well above what one process serves in a minute. */

@@ -80,6 +80,8 @@ export interface Relay {
   flushed(): void;
   /** The client's connection is gone. */
   clientGone(): void;
+  /** It is gone, and the rest of the body is read for the meter only; the outcome is that it has left. */
+  readOn(): void;
   /** Judges silence and stall, and beats where it is due; called on every beat of the clock. */
   judge(nowMs: number): void;
 }
@@ -89,7 +91,7 @@ const OVERHEAD_SAMPLE = 32;
 
 export function createRelay(parts: RelayParts): Relay {
   const { sink, source, meter, strip, isEventStream, bounds, flow } = parts;
-  let state: 'flowing' | 'blocked' | 'ending' | 'over' = 'flowing';
+  let state: 'flowing' | 'blocked' | 'unheard' | 'ending' | 'over' = 'flowing';
   let pending = '';
   let tail = '';
   let chunkCount = 0;
@@ -127,6 +129,10 @@ export function createRelay(parts: RelayParts): Relay {
     if (pending === '') return;
     const bytes = pending;
     pending = '';
+    if (state === 'unheard') {
+      meter?.observe(bytes);
+      return;
+    }
     const down = strip === undefined ? bytes : stripped(strip, bytes);
     if (down === undefined) return;
     const wantsMore = send(down);
@@ -188,6 +194,12 @@ export function createRelay(parts: RelayParts): Relay {
     return meter?.hasError ? 'upstream_error_event' : parts.goodEnd;
   }
 
+  function leave(): void {
+    if (state === 'over') return;
+    if (state !== 'ending') source.abort();
+    finish(isSaid() ? goodOutcome() : 'client_closed');
+  }
+
   /** Whether something may be inserted here. */
   function isBetweenEvents(by: Meter): boolean {
     return endsBetweenEvents(flow.bytesOut, tail) && !by.isEventOpen;
@@ -221,6 +233,7 @@ export function createRelay(parts: RelayParts): Relay {
 
     end() {
       flush();
+      if (state === 'unheard') finish('client_closed');
       if (state === 'over' || state === 'ending') return;
       const isWhole = meter === undefined || !isEventStream || meter.isOff || meter.hasError || meter.isComplete;
       if (isWhole) endWell();
@@ -231,7 +244,8 @@ export function createRelay(parts: RelayParts): Relay {
       flush();
       if (state === 'over' || state === 'ending') return;
       source.abort();
-      if (isSaid()) endWell();
+      if (state === 'unheard') finish('client_closed');
+      else if (isSaid()) endWell();
       else breakOff(why);
     },
 
@@ -245,14 +259,20 @@ export function createRelay(parts: RelayParts): Relay {
 
     flushed: () => finish(goodOutcome()),
 
-    clientGone() {
-      if (state === 'over') return;
-      if (state !== 'ending') source.abort();
-      finish(isSaid() ? goodOutcome() : 'client_closed');
+    clientGone: leave,
+
+    readOn() {
+      if (state === 'over' || state === 'ending' || isSaid()) {
+        leave();
+        return;
+      }
+      const isBlocked = state === 'blocked';
+      state = 'unheard';
+      if (isBlocked) source.resume();
     },
 
     judge(nowMs) {
-      if (state === 'over') return;
+      if (state === 'over' || state === 'unheard') return;
       if (state === 'flowing') return judgeSilence(nowMs);
       if (sink.heldBytes !== heldBytes) {
         heldBytes = sink.heldBytes;

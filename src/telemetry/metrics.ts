@@ -1,6 +1,7 @@
 // What ops teams scrape: every instrument, written from the exchanges, and nowhere else.
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Exchange, Phase } from '../exchange.ts';
+import { outputSoFar } from '../spending.ts';
 import type { ConnectionCounts } from '../upstream/client.ts';
 
 export interface Metrics {
@@ -89,6 +90,18 @@ export function createMetrics(parts: MetricsParts): Metrics {
     'model',
     'kind',
   );
+  const cost = counter('sluicegate_cost_usd_total', 'What the tokens cost, by the configured prices.', 'client', 'upstream', 'model');
+  const unheardTokens = counter(
+    'sluicegate_unheard_tokens_total',
+    'Output tokens of answers that were read on after their client had left, about.',
+    'upstream',
+    'model',
+  );
+  const meterFaults = counter(
+    'sluicegate_meter_faults_total',
+    'Answers whose metering failed; their bytes were relayed all the same.',
+    'upstream',
+  );
   const relayedTokens = counter('sluicegate_relayed_tokens_total', 'Output tokens as they flow, approximate.', 'upstream', 'model');
   const ttfb = histogram(
     'sluicegate_time_to_first_byte_seconds',
@@ -167,6 +180,8 @@ export function createMetrics(parts: MetricsParts): Metrics {
 
   const modelLabel = createModelLabel();
   const bounded = createSeriesBound();
+  /** The pattern that matched; without one, what the upstream itself named. */
+  const modelOf = ({ model, meter }: Exchange) => model ?? modelLabel(meter?.model);
   const toldOf = new WeakMap<Exchange, Told>();
 
   /** Adds what a stream has relayed since it was last looked at: on each scrape and at its end, so that nothing is counted per event. */
@@ -178,17 +193,20 @@ export function createMetrics(parts: MetricsParts): Metrics {
       bytesIn: exchange.bytesIn,
       bytesOut: exchange.bytesOut,
       events: meter?.eventCount ?? 0,
-      tokens: approximateTokens(meter),
+      tokens: outputSoFar(meter),
     };
     add(bytes, { upstream, direction: 'in' }, now.bytesIn - told.bytesIn);
     add(bytes, { upstream, direction: 'out' }, now.bytesOut - told.bytesOut);
     add(events, { upstream }, now.events - told.events);
-    add(relayedTokens, { upstream, model: modelLabel(meter?.model) }, now.tokens - told.tokens);
+    add(relayedTokens, { upstream, model: modelOf(exchange) }, now.tokens - told.tokens);
     toldOf.set(exchange, now);
   }
 
   function recordTokens(exchange: Exchange, labels: Labels): void {
-    const used = exchange.tokens;
+    const { tokens: used, costNanoUsd = 0, outputHeard, meter } = exchange;
+    add(cost, bounded('cost', labels), costNanoUsd / 1e9);
+    if (outputHeard !== undefined)
+      add(unheardTokens, { upstream: labels.upstream!, model: labels.model! }, outputSoFar(meter) - outputHeard);
     if (used === undefined) return;
     for (const kind of ['input', 'output'] as const) {
       const source = used[`${kind}Source`];
@@ -231,8 +249,8 @@ export function createMetrics(parts: MetricsParts): Metrics {
     active.reset();
     for (const exchange of parts.live()) {
       tellFlow(exchange);
-      const { client, upstream, meter } = exchange;
-      if (upstream !== undefined) active.inc(bounded('active', { client, upstream, model: modelLabel(meter?.model) }));
+      const { client, upstream } = exchange;
+      if (upstream !== undefined) active.inc(bounded('active', { client, upstream, model: modelOf(exchange) }));
     }
     connections.reset();
     for (const [upstream, counts] of parts.connections()) {
@@ -250,12 +268,13 @@ export function createMetrics(parts: MetricsParts): Metrics {
     reloaded,
     record(exchange) {
       const { client, endpoint, outcome = 'completed', upstream = 'none', durationMs = 0 } = exchange;
-      const model = modelLabel(exchange.meter?.model);
+      const model = modelOf(exchange);
       requests.inc(bounded('requests', { client, upstream, model, endpoint, outcome }));
       duration.observe(bounded('duration', { upstream, endpoint, outcome }), durationMs / 1000);
       if (exchange.rejection !== undefined) rejections.inc(bounded('rejections', { client, reason: exchange.rejection }));
       tellFlow(exchange);
       if (exchange.upstream === undefined) return;
+      if (exchange.meter?.isOff) meterFaults.inc({ upstream });
       recordTokens(exchange, { client, upstream, model });
       recordTimes(exchange, upstream, model);
       recordGenAi(exchange, upstream, model);
@@ -276,11 +295,6 @@ export function createMetrics(parts: MetricsParts): Metrics {
 
 function add(counter: Counter, labels: Labels, count: number): void {
   if (count > 0) counter.inc(labels, count);
-}
-
-/** A token is about four characters of text, and each event with content brings at least one. */
-function approximateTokens(meter: Exchange['meter']): number {
-  return meter === undefined ? 0 : Math.max(meter.contentCount, Math.round(meter.textLength / 4));
 }
 
 /** Labels for model names, which come from outside: well-formed ones only, the first hundred, else `other`. */

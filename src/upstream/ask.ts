@@ -1,5 +1,7 @@
 // Asks for token usage in a streamed request where its sender did not, by one insertion into bytes that otherwise stay as they are.
 import type { createTopLevelScanner, TopLevelScanner } from '../stream/json.ts';
+import type { JsonBody } from '../stream/json-body.ts';
+import { insertAt, type Splice } from './splice.ts';
 
 /** `continuous` asks for running totals as well (vLLM). */
 export type Asking = 'ask' | 'continuous';
@@ -14,24 +16,8 @@ export interface Strip {
 
 export interface AskedRequest {
   readonly strip: Strip;
-  /** The body with the insertion, in the pieces that it came in: the one that it falls into becomes two views of itself. */
-  splice(body: readonly Buffer[]): Buffer[];
-  /** By how much the body grows. */
-  readonly addedBytes: number;
-}
-
-export interface UsageAsk {
-  /** Looks at the next bytes of the body, cut anywhere. */
-  observe(chunk: Buffer): void;
-  /** After the last piece: how to ask, or undefined where the request must go as it is. */
-  result(): AskedRequest | undefined;
-}
-
-/** Replaces the bytes [start, end) of the body. */
-interface Splice {
-  readonly start: number;
-  readonly end: number;
-  readonly text: string;
+  /** What makes the body ask; its offsets are those of the whole body. */
+  readonly splice: Splice;
 }
 
 /** Which members are missing, and what that adds to the answer. */
@@ -40,52 +26,35 @@ interface Missing {
   readonly strip: Strip;
 }
 
-const MAX_OPTIONS_BYTES = 64 * 1024;
-const BOM = '\xef\xbb\xbf';
+/** The members of a body that asking depends on. */
+export const askedMembers = ['stream', 'stream_options'] as const;
+/** Options longer than this are nobody's. */
+export const MAX_OPTIONS_BYTES = 64 * 1024;
 const INCLUDE = '"include_usage":true';
 const CONTINUOUS = '"continuous_usage_stats":true';
 
 /**
- * For the body of one chat or completions call (OpenAI's `stream_options.include_usage`, vLLM's `continuous_usage_stats`). The body must be an object with
- * `"stream": true`; whatever parsers could read in two ways (a key that occurs twice, options over 64 KiB or of another type)
- * goes as it is. Nested values are not checked: a body that is malformed there is so with the insertion too, and its 400 the upstream's.
+ * How to ask in the whole body of one chat or completions call (OpenAI's `stream_options.include_usage`, vLLM's
+ * `continuous_usage_stats`); undefined where it must go as it is. The body must be an object with `"stream": true`; whatever parsers
+ * could read in two ways (a key that occurs twice, options over 64 KiB or of another type) goes as it is. Nested values are not
+ * checked: a body that is malformed there is so with the insertion too, and its 400 the upstream's.
  *
  * `createScanner` is `createTopLevelScanner`: the upstream side knows it by type only.
  */
-export function createUsageAsk(asking: Asking, createScanner: typeof createTopLevelScanner): UsageAsk {
-  const scanner = createScanner(['stream', 'stream_options'], MAX_OPTIONS_BYTES);
-  let head: string | undefined = ''; // the first bytes, while they may be a byte order mark
-  let bomBytes = 0;
-
-  function scanHead(bytes: string): void {
-    head += bytes;
-    if (head === undefined || (head.length < BOM.length && BOM.startsWith(head))) return;
-    if (head.startsWith(BOM)) bomBytes = BOM.length;
-    scanner.scan(head.slice(bomBytes));
-    head = undefined;
-  }
-
-  return {
-    observe(chunk) {
-      if (scanner.isMalformed) return;
-      const bytes = chunk.toString('latin1');
-      if (head === undefined) scanner.scan(bytes);
-      else scanHead(bytes);
-    },
-    result() {
-      const stream = scanner.member('stream');
-      if (!scanner.isComplete || stream?.raw !== 'true' || stream.occurrences > 1) return undefined;
-      const asked = ask(scanner, asking, createScanner);
-      return asked && { strip: asked.strip, ...createSplice(asked.splice, bomBytes) };
-    },
-  };
-}
-
-function ask(
-  scanner: TopLevelScanner,
+export function askForUsage(
+  { members, bomBytes }: JsonBody,
   asking: Asking,
   createScanner: typeof createTopLevelScanner,
-): { strip: Strip; splice: Splice } | undefined {
+): AskedRequest | undefined {
+  const stream = members.member('stream');
+  if (!members.isComplete || stream?.raw !== 'true' || stream.occurrences > 1) return undefined;
+  const asked = ask(members, asking, createScanner);
+  if (asked === undefined) return undefined;
+  const { start, end, text } = asked.splice;
+  return { strip: asked.strip, splice: { start: start + bomBytes, end: end + bomBytes, text } };
+}
+
+function ask(scanner: TopLevelScanner, asking: Asking, createScanner: typeof createTopLevelScanner): AskedRequest | undefined {
   const options = scanner.member('stream_options');
   if (options === undefined) {
     const { members, strip } = missingFrom(undefined, undefined, asking)!;
@@ -102,10 +71,6 @@ function ask(
   if (missing === undefined) return undefined;
   const comma = inner.isEmpty ? '' : ',';
   return { strip: missing.strip, splice: insertAt(options.valueStart + inner.bodyStart, missing.members.join() + comma) };
-}
-
-function insertAt(start: number, text: string): Splice {
-  return { start, end: start, text };
 }
 
 function isDoubled(options: TopLevelScanner): boolean {
@@ -126,26 +91,4 @@ function missingFrom(include: string | undefined, continuous: string | undefined
   if (include === 'true') return addsContinuous ? { members: [CONTINUOUS], strip: { final: false, running: true } } : undefined;
   if (include !== undefined || continuous === 'true') return undefined;
   return { members: addsContinuous ? [INCLUDE, CONTINUOUS] : [INCLUDE], strip: { final: true, running: addsContinuous } };
-}
-
-function createSplice({ start, end, text }: Splice, bomBytes: number): Pick<AskedRequest, 'splice' | 'addedBytes'> {
-  return {
-    addedBytes: text.length - (end - start),
-    splice(body) {
-      const before = cut(body, 0, bomBytes + start);
-      return [...before, Buffer.from(text, 'latin1'), ...cut(body, bomBytes + end, Number.POSITIVE_INFINITY)];
-    },
-  };
-}
-
-/** Views of the bytes [start, end) of a body in pieces. */
-function cut(body: readonly Buffer[], start: number, end: number): Buffer[] {
-  const views: Buffer[] = [];
-  let base = 0;
-  for (const piece of body) {
-    const view = piece.subarray(Math.max(0, start - base), Math.max(0, end - base));
-    if (view.length > 0) views.push(view);
-    base += piece.length;
-  }
-  return views;
 }

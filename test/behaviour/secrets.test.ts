@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import t, { type Test } from 'tap';
 import { stringify } from 'yaml';
-import { formatProblem, loadConfig } from '../../src/config.ts';
+import { type Client, formatProblem, loadConfig } from '../../src/config.ts';
 import { errorTable } from '../../src/errors.ts';
 import { createExchange, type Outcome } from '../../src/exchange.ts';
 import { startGateway } from '../../src/gateway.ts';
@@ -486,9 +486,13 @@ t.test('D1 D3 keys that are none, or strange, are 401 with the body still on its
 
 t.test('D20 the time of a 401 tells nothing: all keys are compared, whole, and near misses cost what far ones do', async (t) => {
   const { upstream, gateway } = await setUp(t, { clients: webApp });
-  const [first, last] = ['first', 'last'].map((name) => ({ name, keySha256: [hash(KEY)], limits: { requestsPerMinute: undefined } }));
   const loaded = loadConfig({ file: 'x.yaml', text: fileFor(upstream.url) }, {});
-  if (!loaded.ok || !first || !last) throw new Error('not loaded');
+  if (!loaded.ok) throw new Error('not loaded');
+  const { limits } = loaded.config.anonymous;
+  const [first, last] = ['first', 'last'].map((name) => ({ name, keySha256: [hash(KEY)], models: undefined, endpoints: [], limits })) as [
+    Client,
+    Client,
+  ];
   const authenticate = createAuthenticator({ ...loaded.config, clients: [first, last] });
   t.equal(authenticate(['authorization', `Bearer ${KEY}`])?.name, 'last', 'the comparison does not stop at the first that fits');
 

@@ -2,15 +2,21 @@
 import assert from 'node:assert/strict';
 import t from 'tap';
 import { createTopLevelScanner } from '../../src/stream/json.ts';
-import { type AskedRequest, type Asking, createUsageAsk } from '../../src/upstream/ask.ts';
+import { createJsonBody } from '../../src/stream/json-body.ts';
+import { type AskedRequest, type Asking, askedMembers, askForUsage, MAX_OPTIONS_BYTES } from '../../src/upstream/ask.ts';
+import { applySplice, type Splice } from '../../src/upstream/splice.ts';
 import { createRandom } from '../support/random.ts';
 
 type Random = (n: number) => number;
 
 function ask(pieces: readonly Buffer[], asking: Asking): AskedRequest | undefined {
-  const usageAsk = createUsageAsk(asking, createTopLevelScanner);
-  for (const piece of pieces) usageAsk.observe(piece);
-  return usageAsk.result();
+  const body = createJsonBody(askedMembers, MAX_OPTIONS_BYTES);
+  for (const piece of pieces) body.observe(piece);
+  return askForUsage(body, asking, createTopLevelScanner);
+}
+
+function addedBytes({ start, end, text }: Splice): number {
+  return text.length - (end - start);
 }
 
 function cutUp(bytes: Buffer, size: number): Buffer[] {
@@ -22,8 +28,8 @@ function spliced(body: string, asking: Asking, size = 7): [body: string, strip: 
   const pieces = cutUp(Buffer.from(body), size);
   const asked = ask(pieces, asking);
   if (asked === undefined) return undefined;
-  const bytes = Buffer.concat(asked.splice(pieces));
-  assert.equal(bytes.length, Buffer.byteLength(body) + asked.addedBytes, 'addedBytes');
+  const bytes = Buffer.concat(applySplice(pieces, asked.splice));
+  assert.equal(bytes.length, Buffer.byteLength(body) + addedBytes(asked.splice), 'addedBytes');
   return [bytes.toString(), [asked.strip.final && 'final', asked.strip.running && 'running'].filter(Boolean).join()];
 }
 
@@ -183,7 +189,7 @@ t.test('random documents say what they said, and ask; without the insertion they
     const pieces = cutUp(body, 1 + random(body.length + 9));
     const asked = ask(pieces, 'ask');
     assert.ok(asked, `round ${round}: ${body}`);
-    const after = Buffer.concat(asked.splice(pieces));
+    const after = Buffer.concat(applySplice(pieces, asked.splice));
     const before = JSON.parse(body.toString());
     const expected = { ...before, stream_options: { ...before.stream_options, include_usage: true } };
     assert.deepEqual(JSON.parse(after.toString()), expected, `round ${round}: ${body}`);
@@ -191,7 +197,7 @@ t.test('random documents say what they said, and ask; without the insertion they
     const same = body.findIndex((byte, i) => byte !== after[i]);
     let found = false; // the insertion may begin with the bytes that would have come there
     for (let at = 0; at <= same && !found; at++)
-      found = Buffer.concat([after.subarray(0, at), after.subarray(at + asked.addedBytes)]).equals(body);
+      found = Buffer.concat([after.subarray(0, at), after.subarray(at + addedBytes(asked.splice))]).equals(body);
     assert.ok(found, `round ${round}: one insertion into ${body}`);
   }
   t.pass('2000 documents');
@@ -200,7 +206,7 @@ t.test('random documents say what they said, and ask; without the insertion they
 t.test('splicing copies nothing of a large body', async (t) => {
   const body = Buffer.from(JSON.stringify({ messages: 'x'.repeat(200_000), stream: true, stream_options: {} }));
   const pieces = cutUp(body, 65_536);
-  const views = ask(pieces, 'ask')!.splice(pieces);
+  const views = applySplice(pieces, ask(pieces, 'ask')!.splice);
   const copied = views.filter((view) => view.buffer !== body.buffer).reduce((sum, view) => sum + view.length, 0);
   t.equal(copied, include.length);
 });

@@ -14,6 +14,7 @@ const upstream: Upstream = {
   headers: {},
   query: {},
   usage: 'asSent',
+  onClientGone: undefined,
   maxConnections: 10,
   timeouts: { connectMs: 1, firstByteMs: 1, idleMs: 1, totalMs: 1 },
 };

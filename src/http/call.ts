@@ -1,0 +1,60 @@
+// What a call asks for, read from its JSON body as it passes: the model, whether it streams, how much it may write.
+import type { IncomingMessage } from 'node:http';
+import { GatewayError } from '../errors.ts';
+import { decodeString } from '../stream/json.ts';
+import { createJsonBody, type JsonBody } from '../stream/json-body.ts';
+import { askedMembers, MAX_OPTIONS_BYTES } from '../upstream/ask.ts';
+
+/** By the APIs' ages: completions, chat, Responses. */
+const OUTPUT_BOUNDS = ['max_tokens', 'max_completion_tokens', 'max_output_tokens'] as const;
+const WANTED = ['model', 'n', ...askedMembers, ...OUTPUT_BOUNDS];
+
+export interface Call {
+  /** Looks at the next bytes of the body. */
+  observe(chunk: Buffer): void;
+  readonly body: JsonBody;
+  /** Whether the whole body has been seen, and asks for a stream. */
+  isStream(): boolean;
+  /**
+   * The model that the whole body names, if it names one.
+   * @throws GatewayError `invalid_request` where parsers could read two of them, or none: what is authorised must be what is sent
+   */
+  model(): string | undefined;
+  /** The most tokens that the answer may have, all choices together; undefined where the call sets no bound. */
+  maxOutputTokens(): number | undefined;
+}
+
+/** Whether a request says that its body is JSON: one reading of its content type, used everywhere. */
+export function isJsonRequest({ method, headers }: IncomingMessage): boolean {
+  return method === 'POST' && /^application\/json\s*(?:;|$)/i.test(headers['content-type'] ?? '');
+}
+
+/** Undefined where the request's body cannot be read here: it is no JSON, or compressed. */
+export function createCall(request: IncomingMessage): Call | undefined {
+  if (!isJsonRequest(request) || request.headers['content-encoding'] !== undefined) return undefined;
+  const body = createJsonBody(WANTED, MAX_OPTIONS_BYTES);
+  const { members } = body;
+  return {
+    observe: body.observe,
+    body,
+    isStream: () => members.isComplete && members.value('stream') === 'true',
+    model() {
+      if (!members.isComplete) throw new GatewayError('invalid_request', 'The request body is not a JSON object.');
+      const member = members.member('model');
+      if (member === undefined) return undefined;
+      const model = decodeString(member.raw ?? '');
+      if (member.occurrences > 1 || model === undefined) {
+        throw new GatewayError('invalid_request', 'The request body must name one model, as a string.');
+      }
+      return model;
+    },
+    maxOutputTokens() {
+      const bounds = OUTPUT_BOUNDS.map((name) => count(members.value(name))).filter((bound) => bound !== undefined);
+      return bounds.length === 0 ? undefined : Math.max(...bounds) * (count(members.value('n')) ?? 1);
+    },
+  };
+}
+
+function count(raw: string | undefined): number | undefined {
+  return raw !== undefined && /^[1-9]\d{0,8}$/.test(raw) ? Number(raw) : undefined;
+}

@@ -29,6 +29,12 @@ const rows = {
     blame: 'client',
     message: 'This Host or Origin may not call this gateway. The operator can allow it in server.hostnames or server.cors.origins.',
   },
+  model_not_allowed: {
+    status: 403,
+    type: 'invalid_request_error',
+    blame: 'client',
+    message: 'This key may not call this model, or a call that names none. The operator of this gateway can allow it.',
+  },
   not_found: { status: 404, type: 'invalid_request_error', blame: 'client', message: 'Nothing is here. The API stands under /v1.' },
   method_not_allowed: { status: 405, type: 'invalid_request_error', blame: 'client', message: 'This method is not forwarded.' },
   request_timeout: { status: 408, type: 'invalid_request_error', blame: 'client', message: 'The request took too long to arrive.' },

@@ -213,7 +213,7 @@ t.test('what is no setting, no YAML or no value is told in words that help, and 
     ['server: { cors: {} }', /:11: server.cors.origins is missing; write a list/],
     ['clients: [{ name: a }]', /:11: clients\[0\].keySha256 is missing; write the 64 hex digits/],
     ['models: [{ match: "*", upstreams: [two] }]', /^gate.yaml:1:36: models\[0\].upstreams\[0\] is no upstream; known are none$/],
-    ['anonymous: { limits: { budget: { usd: 1, per: day } } }', /:24: anonymous.limits.budget needs prices, and no row of models has one/],
+    ['anonymous: { limits: { budget: { usd: 1, per: day } } }', /:32: anonymous.limits.budget needs prices, and no row of models has one/],
     ['clients: [{ name: a, keySha256: x, endpoints: [files] }]', /endpoints\[0\] is not valid; write a path under \/v1/],
     ['ops: { token: "" }', /:15: ops.token is empty; /],
     ['ops: { listen: }', /:16: ops.listen has no value; /],

@@ -40,6 +40,7 @@ export function createCall(request: IncomingMessage): Call | undefined {
     isStream: () => members.isComplete && members.value('stream') === 'true',
     model() {
       if (!members.isComplete) throw new GatewayError('invalid_request', 'The request body is not a JSON object.');
+      if (members.hasLookalike('model')) throw new GatewayError('invalid_request', 'The request body has the key "model" in another case.');
       const member = members.member('model');
       if (member === undefined) return undefined;
       const model = decodeString(member.raw ?? '');

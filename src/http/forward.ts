@@ -16,7 +16,8 @@ import { createLateAnswer, EARLY_HEADERS, isPlainStream } from './early.ts';
 import { holdBody, type Room } from './held.ts';
 import type { Admit } from './limits.ts';
 import { REFUSED } from './listener.ts';
-import type { Planner } from './plan.ts';
+import { createModelList } from './model-list.ts';
+import type { Plan, Planner } from './plan.ts';
 import { refuse } from './refuse.ts';
 import { openUpload } from './upload.ts';
 
@@ -62,6 +63,7 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
   let taker: Taker | undefined;
   /** What was asked on the client's behalf, where anything was. */
   let asked: AskedRequest | undefined;
+  let shows: Plan['shows'];
   let isHeld = false;
   let isHeadDue = true;
   let calledAtMs: number | undefined;
@@ -126,7 +128,8 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
     else if (status === 401 && isKeyInjected(upstream)) fail('upstream_auth', 'upstream_error');
     else if (answer !== undefined) taker = isPlainStream(status, headers) ? answer : createLateAnswer(status, upstream, failLate);
     else if (asked !== undefined && mayRefuseAsking(status)) taker = createRefusalReader(status, headers, callAsSent, begin);
-    else taker = begin(status, headers);
+    else
+      taker = shows === undefined || status !== 200 ? begin(status, headers) : createModelList(shows, headers, (own) => begin(status, own));
   }
 
   function begin(status: number, headers: HeaderList): Answer {
@@ -268,6 +271,7 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
     const plan = planner.plan(journey, by);
     journey.route = plan.route;
     asked = plan.asked;
+    shows = plan.shows;
     exchange.model = plan.route.match;
     exchange.price = plan.route.price;
   }

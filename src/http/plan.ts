@@ -1,4 +1,4 @@
-// What becomes of a call: which upstream serves it, and how that one is asked for usage.
+// What becomes of a call: whether its client may make it, which upstream serves it, and how that one is asked for usage.
 import type { IncomingMessage } from 'node:http';
 import type { Client, Config } from '../config.ts';
 import { GatewayError } from '../errors.ts';
@@ -8,6 +8,7 @@ import { createRouter, modelOfPath, type Route } from '../upstream/router.ts';
 import type { Target } from '../upstream/target.ts';
 import type { Asker } from './asking.ts';
 import { type Call, isJsonRequest } from './call.ts';
+import { checkPermit, createPermits, isModelList } from './permit.ts';
 
 /** A request on its way in. */
 export interface Entrant {
@@ -21,6 +22,8 @@ export interface Plan {
   readonly route: Route;
   /** How usage is asked for on the client's behalf; undefined where the body goes as it is. */
   readonly asked: AskedRequest | undefined;
+  /** The answer lists models: those to be shown. Undefined where all are, and for every other answer. */
+  readonly shows: ((model: string) => boolean) | undefined;
 }
 
 /** For one configuration. */
@@ -29,12 +32,13 @@ export interface Planner {
   readonly firstRoute: Route;
   /**
    * Whether a call's body must be whole before it can be sent: its model decides, or asking changes its length.
-   * @throws GatewayError `unsupported_media_type` where its model decides and cannot be read
+   * @throws GatewayError `unsupported_media_type` where its model decides and cannot be read, `model_not_allowed` where nothing
+   * that is still to come could make the call one that its client may make
    */
   mustRead(entrant: Entrant, call: Call | undefined): boolean;
   /**
    * @param call the whole call; undefined where its body is not read
-   * @throws GatewayError `invalid_request` where the body does not name one model beyond doubt
+   * @throws GatewayError `invalid_request` where the body does not name one model beyond doubt, `model_not_allowed`
    */
   plan(entrant: Entrant, call: Call | undefined): Plan;
 }
@@ -42,21 +46,34 @@ export interface Planner {
 export function createPlanner(config: Config, asker: Asker): Planner {
   const router = createRouter(config);
   const firstRoute = router.route(undefined);
-  const hasBody = ({ request }: Entrant) => request.headers['content-length'] !== '0';
+  const permitOf = createPermits();
+
+  /** The permit that a call must be held against; undefined where it passes whatever it names. */
+  function permitFor({ request, target, endpoint, client }: Entrant) {
+    const permit = permitOf(client);
+    return permit === undefined || permit.opens(target) || isModelList(request.method, endpoint) ? undefined : permit;
+  }
+
   return {
     firstRoute,
     mustRead(entrant, call) {
       const { request, target, endpoint } = entrant;
-      const decides = router.readsModel && modelOfPath(target.path) === undefined && hasBody(entrant);
+      const permit = permitFor(entrant);
+      const decides = permit !== undefined || (router.readsModel && modelOfPath(target.path) === undefined);
       if (decides && call === undefined && isJsonRequest(request)) throw new GatewayError('unsupported_media_type');
+      if (permit !== undefined && call === undefined) checkPermit(permit, target, undefined);
       return call !== undefined && (decides || config.upstreams.some((upstream) => asker.mayAsk(endpoint, upstream)));
     },
-    plan({ target, endpoint }, call) {
-      const model = modelOfPath(target.path) ?? (router.readsModel ? call?.model() : undefined);
-      const route = router.route(model);
+    plan(entrant, call) {
+      const { request, target, endpoint, client } = entrant;
+      const permit = permitFor(entrant);
+      const inBody = permit !== undefined || router.readsModel ? call?.model() : undefined;
+      if (permit !== undefined) checkPermit(permit, target, inBody);
+      const route = router.route(modelOfPath(target.path) ?? inBody);
+      const shows = isModelList(request.method, endpoint) ? permitOf(client)?.allows : undefined;
       const { usage } = route.upstream;
-      if (call === undefined || usage === 'asSent' || !asker.mayAsk(endpoint, route.upstream)) return { route, asked: undefined };
-      return { route, asked: askForUsage(call.body, usage, createTopLevelScanner) };
+      const mayAsk = call !== undefined && usage !== 'asSent' && asker.mayAsk(endpoint, route.upstream);
+      return { route, shows, asked: mayAsk ? askForUsage(call.body, usage, createTopLevelScanner) : undefined };
     },
   };
 }

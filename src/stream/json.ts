@@ -34,6 +34,8 @@ export interface TopLevelScanner {
   readonly bodyEnd: number;
   /** No member has begun. */
   readonly isEmpty: boolean;
+  /** A key differs from this wanted one in its case only: some parsers, Go's among them, take it for the same. */
+  hasLookalike(key: string): boolean;
 }
 
 type Place = 'start' | 'firstKey' | 'key' | 'inKey' | 'colon' | 'value' | 'inString' | 'inScalar' | 'inNested' | 'comma' | 'end' | 'broken';
@@ -57,6 +59,7 @@ export function createTopLevelScanner(wanted: readonly string[], maxValueBytes: 
   let bodyStart = -1;
   let bodyEnd = -1;
   let isEmpty = true;
+  const lookalikes = new Set<string>();
 
   function keep(end: number, maxBytes: number): void {
     if (mark < 0) return;
@@ -71,8 +74,15 @@ export function createTopLevelScanner(wanted: readonly string[], maxValueBytes: 
 
   function endKey(): void {
     keep(at - 1, maxKeyBytes);
-    key = kept === undefined ? undefined : wantedKey(kept, wanted);
+    key = undefined;
+    // A key may be written with escapes: "\u0075sage" is usage.
+    if (kept !== undefined) readKey(decodeString(`"${kept}"`) ?? '');
     place = 'colon';
+  }
+
+  function readKey(name: string): void {
+    if (wanted.includes(name)) key = name;
+    else if (wanted.includes(name.toLowerCase())) lookalikes.add(name.toLowerCase());
   }
 
   function beginValue(code: number): void {
@@ -196,6 +206,7 @@ export function createTopLevelScanner(wanted: readonly string[], maxValueBytes: 
     get isEmpty() {
       return isEmpty;
     },
+    hasLookalike: (name) => lookalikes.has(name),
   };
 }
 
@@ -213,12 +224,6 @@ function countBackslashes(text: string, start: number, end: number): number {
   let first = end;
   while (first > start && text.charCodeAt(first - 1) === BACKSLASH) first--;
   return end - first;
-}
-
-/** A key may be written with escapes: "\u0075sage" is usage. */
-function wantedKey(raw: string, wanted: readonly string[]): string | undefined {
-  const name = decodeString(`"${raw}"`);
-  return name !== undefined && wanted.includes(name) ? name : undefined;
 }
 
 /** The text of a raw JSON string (latin1, with its quotes), or undefined where it is none. */

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import t from 'tap';
 import { startTestGateway, UPSTREAM_KEY } from '../support/gateway.ts';
 import { startUpstream } from '../support/upstream.ts';
-import { connect } from '../support/wire.ts';
+import { connect, type WireClient } from '../support/wire.ts';
 
 const chat = {
   method: 'POST',
@@ -102,6 +102,92 @@ t.test('a stream that is aborted: the tokens of what was relayed, counted here',
   const metrics = await gateway.metrics();
   t.equal(metrics.value('sluicegate_tokens_total', { kind: 'output', source: 'counted' }), 4);
   t.equal(metrics.value('sluicegate_tokens_total', { kind: 'input' }), undefined, 'what is not known is not recorded');
+});
+
+t.test('onClientGone: drain reads on, unsent, so that the tokens of an aborted stream are those that will be billed', async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(() => upstream.close());
+  const drain = { drain: '30s', tokens: 100 };
+  const models = [{ match: '*', upstreams: ['main'], price: { output: 10 } }];
+  const gateway = await startTestGateway(t, upstream.url, { upstream: { onClientGone: drain }, models });
+  const labels = { upstream: 'main', model: '*' };
+  const begin = async () => {
+    const client = await connect(gateway.port);
+    client.request({ ...chat, headers: { 'content-type': 'application/json' } });
+    return { client, request: await upstream.request() };
+  };
+  const left = async () => {
+    for (let active = 1; active > 0; )
+      active = (await gateway.metrics()).value('sluicegate_upstream_connections', { state: 'active' }) ?? 0;
+  };
+  /** What was reset before the metrics were asked for is known when they come. */
+  const leave = async (client: WireClient) => {
+    client.reset();
+    await gateway.metrics();
+  };
+  const usage = { prompt_tokens: 10, completion_tokens: 7, total_tokens: 17 };
+
+  const streamed = await begin();
+  streamed.request.startSse();
+  streamed.request.event(chunk('One'));
+  await streamed.client.until('One');
+  await leave(streamed.client);
+  for (const word of [' two', ' three']) streamed.request.event(chunk(word));
+  streamed.request.event({ id: 'c', choices: [{ index: 0, delta: {}, finish_reason: 'stop' }], usage });
+  streamed.request.chunk('data: [DONE]\n\n');
+  streamed.request.endChunks();
+  t.match(await gateway.ended(), {
+    outcome: 'client_closed',
+    tokens: { input: 10, output: 7, outputSource: 'reported' },
+    costUsd: 7e-5,
+    bytesOut: `data: ${JSON.stringify(chunk('One'))}\n\n`.length,
+  });
+  t.equal((await gateway.metrics()).value('sluicegate_unheard_tokens_total', labels), 2, 'the metric shows what nobody heard');
+  t.equal((await gateway.metrics()).value('sluicegate_tokens_total', { ...labels, kind: 'output', source: 'reported' }), 7);
+
+  const early = await begin();
+  await early.request.body();
+  await leave(early.client);
+  early.request.respond(200, { 'content-type': 'application/json' }, JSON.stringify({ model: 'gpt-x', usage }));
+  t.match(
+    await gateway.ended(),
+    { outcome: 'client_closed', tokens: { input: 10, output: 7, outputSource: 'reported' } },
+    'before the head',
+  );
+
+  const endless = await begin();
+  endless.request.startSse();
+  endless.request.event(chunk('One'));
+  await endless.client.until('One');
+  await leave(endless.client);
+  for (let n = 0; n < 200; n++) endless.request.event(chunk(' more'));
+  t.match(await endless.request.connection.closed, {}, 'no more than so many tokens');
+  t.match(await gateway.ended(), { outcome: 'client_closed', tokens: { outputSource: 'counted' } });
+
+  const broken = await begin();
+  broken.request.startSse();
+  broken.request.event(chunk('One'));
+  await broken.client.until('One');
+  await leave(broken.client);
+  broken.request.event(chunk(' two'));
+  broken.request.connection.reset();
+  t.match(await gateway.ended(), { outcome: 'client_closed', tokens: { output: 2, outputSource: 'counted' } });
+  await left();
+});
+
+t.test('drain ends in time', async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(() => upstream.close());
+  const gateway = await startTestGateway(t, upstream.url, { upstream: { onClientGone: { drain: '50ms' } } });
+  const client = await connect(gateway.port);
+  client.request(chat);
+  const request = await upstream.request();
+  request.startSse();
+  request.event(chunk('One'));
+  await client.until('One');
+  client.reset();
+  await request.connection.closed;
+  t.match(await gateway.ended(), { outcome: 'client_closed', tokens: { output: 1, outputSource: 'counted' } });
 });
 
 t.test('an answer that is not streamed', async (t) => {

@@ -489,10 +489,8 @@ t.test('D20 the time of a 401 tells nothing: all keys are compared, whole, and n
   const loaded = loadConfig({ file: 'x.yaml', text: fileFor(upstream.url) }, {});
   if (!loaded.ok) throw new Error('not loaded');
   const { limits } = loaded.config.anonymous;
-  const [first, last] = ['first', 'last'].map((name) => ({ name, keySha256: [hash(KEY)], models: undefined, endpoints: [], limits })) as [
-    Client,
-    Client,
-  ];
+  const clientOf = (name: string): Client => ({ name, keySha256: [hash(KEY)], models: undefined, endpoints: [], limits });
+  const [first, last] = [clientOf('first'), clientOf('last')];
   const authenticate = createAuthenticator({ ...loaded.config, clients: [first, last] });
   t.equal(authenticate(['authorization', `Bearer ${KEY}`])?.name, 'last', 'the comparison does not stop at the first that fits');
 

@@ -32,15 +32,15 @@ export interface TestGateway extends Gateway {
 
 /**
  * Starts a gateway before `upstreamUrl` on free ports of 127.0.0.1; it closes with the test.
- * @param settings laid over the defaults, section by section, in the shape of the configuration file
+ * @param settings laid over the defaults, section by section, in the shape of the configuration file; `upstream` is `main`, `upstreams` are further ones
  */
 export async function startTestGateway(t: Test, upstreamUrl: string, settings: Record<string, object> = {}): Promise<TestGateway> {
   const upstream = { baseUrl: upstreamUrl, apiKey: UPSTREAM_KEY, usage: 'asSent', ...(settings.upstream ?? {}) };
-  const { upstream: _, server = {}, ops = {}, ...rest } = settings;
+  const { upstream: _, upstreams = {}, server = {}, ops = {}, ...rest } = settings;
   const text = stringify({
     server: { listen: '127.0.0.1:0', drain: '100ms', ...server },
     ops: { listen: '127.0.0.1:0', ...ops },
-    upstreams: { main: upstream },
+    upstreams: { main: upstream, ...upstreams },
     ...rest,
   });
   const loaded = loadConfig({ file: 'test.yaml', text }, {});

@@ -1,0 +1,47 @@
+// What a client with a list of models may call: only what names one of them, beyond doubt.
+import type { Client } from '../config.ts';
+import { GatewayError } from '../errors.ts';
+import { createModelPattern, modelOfPath } from '../upstream/router.ts';
+import type { Target } from '../upstream/target.ts';
+
+/** What one client may. */
+export interface Permit {
+  /** Whether the path passes whatever the call names. */
+  opens(target: Target): boolean;
+  allows(model: string): boolean;
+}
+
+/** Undefined for a client that may call everything. Patterns are made once for each configuration. */
+export function createPermits(): (client: Client | undefined) => Permit | undefined {
+  const permits = new WeakMap<Client, Permit>();
+  return (client) => {
+    if (client?.models === undefined) return undefined;
+    const known = permits.get(client) ?? createPermit(client.models, client.endpoints);
+    permits.set(client, known);
+    return known;
+  };
+}
+
+function createPermit(models: readonly string[], endpoints: readonly string[]): Permit {
+  const allowed = models.map(createModelPattern);
+  const opened = endpoints.map(createModelPattern);
+  return {
+    opens: ({ path }) => opened.some((fits) => fits(path)),
+    allows: (model) => allowed.some((fits) => fits(model)),
+  };
+}
+
+/** The list of models: it passes, and what the client may not call is left out of it. */
+export function isModelList(method: string | undefined, endpoint: string): boolean {
+  return endpoint === '/v1/models' && (method === 'GET' || method === 'HEAD');
+}
+
+/**
+ * Holds a call against its client's permit. Whatever does not name a model (uploads, batches, stored objects) could get around the list.
+ * @param inBody the model in its body; undefined where that was not read, or names none
+ * @throws GatewayError `model_not_allowed`
+ */
+export function checkPermit(permit: Permit, target: Target, inBody: string | undefined): void {
+  const named = [modelOfPath(target.path), inBody].filter((model) => model !== undefined);
+  if (named.length === 0 || !named.every(permit.allows)) throw new GatewayError('model_not_allowed');
+}

@@ -51,6 +51,13 @@ const rows = {
     message: 'The request body must be read here and cannot be.',
   },
   rate_limit_exceeded: { status: 429, type: 'requests', blame: 'client', message: 'Too many requests. Wait as retry-after says.' },
+  insufficient_quota: {
+    status: 429,
+    type: 'insufficient_quota',
+    blame: 'client',
+    message: 'The budget of this key is spent. It is renewed when retry-after says; the operator of this gateway can raise it.',
+    headers: DO_NOT_RETRY,
+  },
   headers_too_large: { status: 431, type: 'invalid_request_error', blame: 'client', message: 'The request headers exceed 16 KiB.' },
   internal_error: { status: 500, type: 'server_error', blame: 'gateway', message: 'The gateway failed. The request id leads to its log.' },
   upstream_unreachable: { status: 502, type: 'upstream_error', blame: 'upstream', message: 'The upstream could not be reached.' },
@@ -95,12 +102,18 @@ export const errorTable: Readonly<Record<ErrorCode, ErrorRow>> = rows;
 export class GatewayError extends Error {
   readonly code: ErrorCode;
   readonly headers: Readonly<Record<string, string>>;
+  readonly type: string;
 
-  /** `message`, if given, replaces the row's; it goes to the client, so it never quotes what came from elsewhere. */
-  constructor(code: ErrorCode, message?: string, headers: Readonly<Record<string, string>> = {}) {
+  /** `message` and `type`, if given, replace the row's; they go to the client, so they never quote what came from elsewhere. */
+  constructor(code: ErrorCode, message?: string, headers: Readonly<Record<string, string>> = {}, type: string = rows[code].type) {
     super(message ?? rows[code].message);
     this.code = code;
     this.headers = headers;
+    this.type = type;
+  }
+
+  get detail(): ErrorDetail {
+    return { message: this.message, type: this.type, code: this.code };
   }
 
   get row(): ErrorRow {

@@ -1,6 +1,7 @@
 // The record of one request, and the only one: every part writes into it what it saw, and its end is told once.
 import type { Price } from './config.ts';
-import { costOf } from './spending.ts';
+import type { Amount } from './limits/store.ts';
+import { costOf, spentInAll } from './spending.ts';
 import type { Meter, Metered } from './stream/meter.ts';
 
 /** How a request ended. Exactly one each. */
@@ -52,6 +53,8 @@ export interface Exchange {
   ttftMs: number | undefined;
   durationMs: number | undefined;
   meter: Meter | undefined;
+  /** Undefined where the caller has no limits that anything is given back to. */
+  lease: Lease | undefined;
   /** The request's body, should its tokens have to be counted here. */
   prompt: Prompt | undefined;
   tokens: Metered | undefined;
@@ -59,6 +62,14 @@ export interface Exchange {
   costNanoUsd: number | undefined;
   /** About how many tokens of output had gone down when the client left; undefined unless the answer was read on without it. */
   outputHeard: number | undefined;
+}
+
+/** What a request holds of its caller's limits. */
+export interface Lease {
+  /** The request is over; what it used is still being counted. */
+  end(): void;
+  /** What it used: the rest is given back. Later calls change nothing. */
+  settle(spent: Amount): void;
 }
 
 /** A request's body in memory. */
@@ -93,6 +104,7 @@ export function createExchange(arrival: Arrival): Exchange {
     ttftMs: undefined,
     durationMs: undefined,
     meter: undefined,
+    lease: undefined,
     prompt: undefined,
     tokens: undefined,
     costNanoUsd: undefined,
@@ -124,6 +136,7 @@ export function createLedger(now: () => number, record: (exchange: Exchange) => 
     exchange.tokens = await meter?.usage();
     prompt?.letGo();
     if (exchange.tokens !== undefined && price !== undefined) exchange.costNanoUsd = costOf(exchange.tokens, price);
+    exchange.lease?.settle(spentInAll(exchange));
     record(exchange);
   }
 
@@ -134,6 +147,7 @@ export function createLedger(now: () => number, record: (exchange: Exchange) => 
       if (!live.delete(exchange)) return;
       exchange.outcome = outcome;
       exchange.durationMs = now() - exchange.startedAtMs;
+      exchange.lease?.end();
       const settlement = settle(exchange).finally(() => settling.delete(settlement));
       settling.add(settlement);
     },

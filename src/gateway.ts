@@ -1,6 +1,7 @@
 // The composition root: the parts of the gateway, put together in the order of a request's life.
 import { METHODS } from 'node:http';
 import { type AddressInfo, BlockList, isIPv6 } from 'node:net';
+import { setTimeout as delayFor } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import fastifyCors from '@fastify/cors';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
@@ -14,12 +15,14 @@ import { forward, type Passage, type Station } from './http/forward.ts';
 import { createGuard } from './http/guard.ts';
 import { serveHealth } from './http/health.ts';
 import { createRoom } from './http/held.ts';
+import { createLeases } from './http/leases.ts';
 import { createLimiter } from './http/limits.ts';
 import { asGatewayError, createListener } from './http/listener.ts';
 import { createNotice } from './http/notice.ts';
 import { serveOps } from './http/ops.ts';
 import { createPlanner } from './http/plan.ts';
 import { refuse } from './http/refuse.ts';
+import { openLimitStore } from './limits/open.ts';
 import { createClock } from './stream/clock.ts';
 import { createTokenizer, type Tokenizer } from './stream/tokens.ts';
 import { faultFacts, type Logger, logExchange } from './telemetry/log.ts';
@@ -49,12 +52,16 @@ export interface GatewayParts {
   readonly version: string;
   /** Milliseconds between two looks at the deadlines of live requests. */
   readonly beatMs?: number;
+  /** Milliseconds between two renewals of what live requests hold of their limits. */
+  readonly renewMs?: number;
   /** Counts tokens; one of its own if absent. One that is given may serve several gateways, and is not closed with this one. */
   readonly tokenizer?: Tokenizer;
 }
 
 /** Beyond so much of all prompts together, the next ones' tokens are not counted. */
 const MAX_PROMPTS_BYTES = 128 * 1024 * 1024;
+/** Between two looks whether the leases of a store that is no longer used are all settled. */
+const STORE_REST_MS = 1_000;
 /** A client has a second to read the last event of a cut stream; the rest is for the way. */
 const CUT_GRACE_MS = 1200;
 
@@ -77,7 +84,7 @@ interface Generation {
  * Starts a gateway: both listeners accept when it resolves.
  * @throws the error of `listen` (EADDRINUSE, EACCES, …) with nothing left open
  */
-export async function startGateway({ config: initial, log, version, beatMs, tokenizer: given }: GatewayParts): Promise<Gateway> {
+export async function startGateway({ config: initial, log, version, beatMs, renewMs, tokenizer: given }: GatewayParts): Promise<Gateway> {
   const clock = createClock(beatMs, (fault) => onFault(fault));
   const tokenizer = given ?? createTokenizer();
   const passages = new Set<Passage>();
@@ -85,7 +92,12 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
   const notice = createNotice(clock.now);
   let state: 'ready' | 'leaving' | 'draining' = 'ready';
 
-  const metrics = createMetrics({ version, live: () => ledger.live, connections });
+  const metrics = createMetrics({
+    ...{ version, connections },
+    live: () => ledger.live,
+    standings: () => limiter.standings(),
+    isLimitStoreUp: () => store.isUp,
+  });
   const ledger = createLedger(clock.now, (exchange) => clock.spread(() => tell(exchange)));
   const onFault = (error: unknown) => log.error(faultFacts(error), 'a request failed inside');
   const readiness = () => ({ isReady: state === 'ready', reason: state });
@@ -99,7 +111,9 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
   const asker = createAsker();
   const room = createRoom(() => current.config.server.maxHeldBodiesBytes);
   const promptRoom = createRoom(() => MAX_PROMPTS_BYTES);
-  const limit = await createLimiter(app, () => current.config);
+  const leases = createLeases(onFault, renewMs);
+  let store = await openLimitStore(initial.limits, tellStore);
+  const limiter = await createLimiter(app, { config: () => current.config, store: () => store, leases });
   let current = createGeneration(initial);
 
   function tell(exchange: Exchange): void {
@@ -128,9 +142,22 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
       },
       station: {
         ...{ config, clock, ledger, passages, metrics, tokenizer, onFault },
-        ...{ asker, room, promptRoom, planner: createPlanner(config, asker), clientOf: (upstream) => clients.get(upstream)! },
+        ...{ asker, limiter, room, promptRoom, planner: createPlanner(config, asker), clientOf: (upstream) => clients.get(upstream)! },
       },
     };
+  }
+
+  function tellStore(isUp: boolean, code: string | undefined): void {
+    if (isUp) log.info('the limit store is back');
+    else log.error({ code }, 'the limit store is away');
+  }
+
+  /** Another store begins with nothing counted; leases are settled with the one that granted them. */
+  async function changeStore(settings: Config['limits']): Promise<void> {
+    const before = store;
+    store = await openLimitStore(settings, tellStore);
+    while (leases.has(before)) await delayFor(STORE_REST_MS);
+    await before.close();
   }
 
   /** An upstream whose settings stay keeps its connections. */
@@ -159,6 +186,7 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
     applyProcessSettings();
     const waits = (['server', 'ops'] as const).filter((part) => !isDeepStrictEqual(config[part].listen, before.config[part].listen));
     for (const part of waits) log.warn(`${part}.listen changes only with a restart`);
+    if (!isDeepStrictEqual(config.limits, before.config.limits)) void changeStore(config.limits).catch(onFault);
     metrics.reloaded(true);
     log.info({ upstreams: config.upstreams.map(({ name }) => name) }, 'configuration reloaded');
   }
@@ -204,7 +232,7 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
       ...{ exchange, target, client, endpoint: exchange.endpoint, route: station.planner.firstRoute },
       ...{ request: request.raw, response: reply.raw, ownHeaders: pluginHeaders(reply) },
     };
-    forward(journey, station, () => limit(request, client));
+    forward(journey, station, limiter.admit(request, exchange, client));
   }
 
   async function serveClients(): Promise<void> {
@@ -241,6 +269,8 @@ export async function startGateway({ config: initial, log, version, beatMs, toke
     await ledger.settled();
     if (ops !== app) await ops.close();
     for (const client of [...current.clients.values(), ...retired.keys()]) client.close();
+    leases.close();
+    await store.close();
     if (given === undefined) await tokenizer.close();
     clock.close();
   }

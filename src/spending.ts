@@ -1,5 +1,7 @@
 // What a request uses and what that costs: tokens as they are known so far, and money in billionths of a dollar.
 import type { Price } from './config.ts';
+import type { Exchange } from './exchange.ts';
+import type { Amount } from './limits/store.ts';
 import type { Usage } from './upstream/dialects/dialect.ts';
 
 /** USD per million tokens are so many 10^-9 USD a token. */
@@ -18,10 +20,31 @@ export function outputSoFar(seen: Seen | undefined): number {
   return seen === undefined ? 0 : Math.max(seen.contentCount, Math.round(seen.textLength / 4));
 }
 
+/** Most of a body that is larger than this is images in base64, of which few tokens come. */
+const MOST_PROMPT_TOKENS = 25_000;
+
 /** Tokens of a prompt by its bytes, about; for a reservation, before anything is known. */
 export function promptEstimate(bytes: number): number {
-  return Math.ceil(bytes / 4);
+  return Math.min(Math.ceil(bytes / 4), MOST_PROMPT_TOKENS);
 }
+
+/** What a request may use, by what it says of itself. */
+export function reserveFor(promptBytes: number, maxOutputTokens: number, price: Price | undefined): Amount {
+  const input = promptEstimate(promptBytes);
+  return { tokens: input + maxOutputTokens, nanoUsd: price === undefined ? 0 : costOfText(input, maxOutputTokens, price) };
+}
+
+/** What a request has used so far, about: nothing before its answer has begun. */
+export function spentSoFar({ meter, bytesIn, price }: Pick<Exchange, 'meter' | 'bytesIn' | 'price'>): Amount {
+  return meter === undefined ? NOTHING_SPENT : reserveFor(bytesIn, outputSoFar(meter), price);
+}
+
+/** What a request has used in all, once its tokens are known. */
+export function spentInAll({ tokens, costNanoUsd = 0 }: Pick<Exchange, 'tokens' | 'costNanoUsd'>): Amount {
+  return tokens === undefined ? NOTHING_SPENT : { tokens: tokens.input + tokens.output, nanoUsd: costNanoUsd };
+}
+
+const NOTHING_SPENT: Amount = { tokens: 0, nanoUsd: 0 };
 
 /**
  * The cost of what was used, in whole 10^-9 USD. A part without a price of its own costs what the whole does; reasoning is

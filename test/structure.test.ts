@@ -6,6 +6,7 @@ import t from 'tap';
 import { configJsonSchema } from '../src/config.ts';
 import { errorTable } from '../src/errors.ts';
 import { createMetrics } from '../src/telemetry/metrics.ts';
+import { NO_METRICS_PARTS } from './support/metrics.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const readme = readFileSync(join(root, 'README.md'), 'utf8');
@@ -70,7 +71,7 @@ t.test('each package has one home', async (t) => {
 
 t.test('the README tells of every error, metric and setting', async (t) => {
   for (const code of Object.keys(errorTable)) t.match(readme, `\`${code}\``, code);
-  const metrics = createMetrics({ version: '0', live: () => [], connections: () => [] });
+  const metrics = createMetrics(NO_METRICS_PARTS);
   const { body } = await metrics.scrape('');
   for (const [, name = ''] of body.matchAll(/^# TYPE (\S+)/gm)) {
     if (!/^(?:process|nodejs)_/.test(name)) t.match(readme, `\`${name}\``, name);

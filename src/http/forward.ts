@@ -3,7 +3,7 @@ import type { Readable } from 'node:stream';
 import type { Upstream } from '../config.ts';
 import { detailOf, type ErrorCode, type ErrorDetail, GatewayError } from '../errors.ts';
 import type { Ledger, Outcome, Phase } from '../exchange.ts';
-import { outputSoFar } from '../spending.ts';
+import { outputSoFar, reserveFor } from '../spending.ts';
 import type { AskedRequest } from '../upstream/ask.ts';
 import type { UpstreamCall, UpstreamClient, UpstreamFailure, UpstreamRequest } from '../upstream/client.ts';
 import { type HeaderList, isKeyInjected, requestHeaders } from '../upstream/headers.ts';
@@ -14,7 +14,7 @@ import { type Asker, createRefusalReader, mayRefuseAsking, type Taker } from './
 import { type Call, createCall } from './call.ts';
 import { createLateAnswer, EARLY_HEADERS, isPlainStream } from './early.ts';
 import { holdBody, type Room } from './held.ts';
-import type { Admit } from './limits.ts';
+import type { Admit, Limiter } from './limits.ts';
 import { REFUSED } from './listener.ts';
 import { createModelList } from './model-list.ts';
 import type { Plan, Planner } from './plan.ts';
@@ -29,6 +29,7 @@ export interface Station extends AnswerParts {
   readonly room: Room;
   /** For bodies that are kept to have their tokens counted. */
   readonly promptRoom: Room;
+  readonly limiter: Limiter;
   readonly ledger: Ledger;
   /** All requests that are on their way. */
   readonly passages: Set<Passage>;
@@ -233,38 +234,47 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
   function onStartFailure(failure: unknown): void {
     const error = failure instanceof GatewayError ? failure : new GatewayError('internal_error');
     if (error !== failure) station.onFault(failure);
-    exchange.rejection = error.code;
+    exchange.rejection = error.code === 'rate_limit_exceeded' ? `${error.code}_${error.type}` : error.code;
     refuseWith(error, 'rejected');
   }
 
   async function start(): Promise<void> {
     const mustRead = upload.body !== undefined && planner.mustRead(journey, said);
-    if (mustRead) body = holdBody(station.room, config.server.maxRequestBodyBytes);
+    const { expect } = request.headers;
+    // Who waits with its body is judged without it.
+    const isWeighed = said !== undefined && upload.body !== undefined && expect === undefined && station.limiter.readsCall(journey.client);
+    if (mustRead || isWeighed) body = holdBody(station.room, config.server.maxRequestBodyBytes);
     exchange.prompt = body;
-    journey.ownHeaders.push(...(await admit()));
+    if (!mustRead && !isWeighed) takeRoute(undefined);
+    if (!isWeighed) await enter(Number(request.headers['content-length'] ?? 0), 0);
     if (isOver) return;
     // The client waits with its body until here: for its key and its limits to have been judged (RFC 9110 10.1.1).
-    if (request.headers.expect !== undefined) response.writeContinue();
-    if (!mustRead || upload.body === undefined) {
-      takeRoute(undefined);
-      callWith(upload.body);
-      return;
-    }
-    exchange.phase = 'upload';
-    isHeld = true;
-    upload.body.resume();
-    upload.body.once('end', () => {
-      if (!isOver) sendHeld();
-    });
+    if (expect !== undefined) response.writeContinue();
+    if (mustRead || isWeighed) readWhole(isWeighed);
+    else callWith(upload.body);
   }
 
-  function sendHeld(): void {
-    try {
-      takeRoute(said);
-      callAsking(asked);
-    } catch (failure) {
-      onStartFailure(failure);
-    }
+  function readWhole(isWeighed: boolean): void {
+    exchange.phase = 'upload';
+    isHeld = true;
+    upload.body?.resume();
+    upload.body?.once('end', () => void sendWhole(isWeighed).catch(onStartFailure));
+  }
+
+  async function sendWhole(isWeighed: boolean): Promise<void> {
+    if (isOver) return;
+    takeRoute(said);
+    if (isWeighed) await enter(body.bytes, said?.maxOutputTokens() ?? 0);
+    if (!isOver) callAsking(asked);
+  }
+
+  /** Passes the caller's limits. Whoever leaves meanwhile has used nothing. */
+  async function enter(promptBytes: number, maxOutputTokens: number): Promise<void> {
+    const reserve = reserveFor(promptBytes, maxOutputTokens, exchange.price);
+    const { headers, lease } = await admit(reserve, () => fail('insufficient_quota', 'rejected'));
+    if (isOver) lease?.settle({ tokens: 0, nanoUsd: 0 });
+    else exchange.lease = lease;
+    journey.ownHeaders.push(...headers);
   }
 
   function takeRoute(by: Call | undefined): void {

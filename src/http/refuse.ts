@@ -1,7 +1,7 @@
 // Answers made here: the error form that every OpenAI SDK raises, sent so that it arrives.
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
-import { detailOf, errorBody, type GatewayError } from '../errors.ts';
+import { errorBody, type GatewayError } from '../errors.ts';
 import type { HeaderList } from '../upstream/headers.ts';
 
 /** How long and how much of what a refused client still sends is read and dropped. */
@@ -16,7 +16,7 @@ const SHORT_BODY_BYTES = 64 * 1024;
  */
 export function refuse(response: ServerResponse, error: GatewayError, headers: HeaderList = []): void {
   if (response.headersSent) return;
-  const body = errorBody(detailOf(error.code, error.message));
+  const body = errorBody(error.detail);
   const own = Object.entries({ ...error.row.headers, ...error.headers });
   const replaced = new Set(own.map(([name]) => name));
   const kept = headers.filter((_, at) => !replaced.has(headers[at - (at % 2)]!));

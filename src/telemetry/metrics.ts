@@ -1,6 +1,7 @@
 // What ops teams scrape: every instrument, written from the exchanges, and nowhere else.
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Exchange, Phase } from '../exchange.ts';
+import type { Standings } from '../limits/store.ts';
 import { outputSoFar } from '../spending.ts';
 import type { ConnectionCounts } from '../upstream/client.ts';
 
@@ -28,6 +29,9 @@ export interface MetricsParts {
   live(): Iterable<Exchange>;
   /** Connections by upstream name. */
   connections(): Iterable<readonly [upstream: string, counts: ConnectionCounts]>;
+  /** What the clients with limits have left, by client. */
+  standings(): Promise<ReadonlyMap<string, Standings>>;
+  isLimitStoreUp(): boolean;
 }
 
 const MODEL_NAME = /^[\w.:/@-]{1,64}$/;
@@ -149,6 +153,13 @@ export function createMetrics(parts: MetricsParts): Metrics {
   const rejections = counter('sluicegate_rejections_total', 'Requests refused here.', 'client', 'reason');
   const attempts = counter('sluicegate_upstream_attempts_total', 'Tries at an upstream, by result.', 'upstream', 'result');
   const connections = gauge('sluicegate_upstream_connections', 'Connections to upstreams, and calls waiting for one.', 'upstream', 'state');
+  const storeUp = gauge('sluicegate_limit_store_up', 'Whether limits are counted where they should be.');
+  const remaining = gauge(
+    'sluicegate_limit_remaining',
+    'What a client has left: requests and tokens of a minute, streams, and USD of its budget.',
+    'client',
+    'limit',
+  );
   const genAi = ['gen_ai_operation_name', 'gen_ai_provider_name', 'gen_ai_response_model'];
   const genAiDuration = histogram(
     'gen_ai_client_operation_duration_seconds',
@@ -258,6 +269,18 @@ export function createMetrics(parts: MetricsParts): Metrics {
     }
   }
 
+  /** A store that is away says nothing: then there is no series, rather than an old one. */
+  async function collectLimits(): Promise<void> {
+    storeUp.set(parts.isLimitStoreUp() ? 1 : 0);
+    const standings = await parts.standings().catch(() => new Map<string, Standings>());
+    remaining.reset();
+    for (const [client, standing] of standings) {
+      for (const [limit, { remaining: left }] of Object.entries(standing)) {
+        remaining.set({ client, limit }, limit === 'budget' ? left / 1e9 : left);
+      }
+    }
+  }
+
   function reloaded(isSuccessful: boolean): void {
     reloadSuccessful.set(isSuccessful ? 1 : 0);
     if (isSuccessful) reloadTime.setToCurrentTime();
@@ -286,6 +309,7 @@ export function createMetrics(parts: MetricsParts): Metrics {
     rejectedUnparsed: (reason) => rejections.inc({ client: 'anonymous', reason }),
     async scrape(accept) {
       collectGauges();
+      await collectLimits();
       const isOpenMetrics = accept.includes('application/openmetrics-text');
       registry.setContentType(isOpenMetrics ? (Registry.OPENMETRICS_CONTENT_TYPE as never) : Registry.PROMETHEUS_CONTENT_TYPE);
       return { contentType: registry.contentType, body: await registry.metrics() };

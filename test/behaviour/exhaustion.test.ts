@@ -14,7 +14,7 @@ import { createNullMeter, type Meter } from '../../src/stream/meter.ts';
 import { createTokenizer } from '../../src/stream/tokens.ts';
 import { createMetrics } from '../../src/telemetry/metrics.ts';
 import { startTestGateway } from '../support/gateway.ts';
-import { type Metrics, parseMetrics } from '../support/metrics.ts';
+import { type Metrics, NO_METRICS_PARTS, parseMetrics } from '../support/metrics.ts';
 import { type Running, runSluicegate } from '../support/process.ts';
 import { startUpstream } from '../support/upstream.ts';
 import { connect, type WireClient } from '../support/wire.ts';
@@ -458,7 +458,7 @@ t.test('E3 one stream more than the limit is refused in time, with a time to com
 });
 
 t.test('E11 50,000 models and callers make no more series than are bounded', async (t) => {
-  const metrics = createMetrics({ version: '0', live: () => [], connections: () => [] });
+  const metrics = createMetrics(NO_METRICS_PARTS);
   const arrival = { requestId: 'r', startedAtMs: 0, method: 'POST', remoteAddress: '127.0.0.1', traceId: undefined };
   for (let n = 0; n < 50_000; n++) {
     const meter: Meter = Object.create(createNullMeter(), { model: { value: `model-${n}` } });

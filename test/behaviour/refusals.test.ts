@@ -272,7 +272,7 @@ t.test('requests per minute, in the headers that SDKs read', async (t) => {
   t.match(answer.headers, { 'retry-after': /^\d+$/, 'x-ratelimit-remaining-requests': '0' });
   t.match(JSON.parse(answer.body), { error: { code: 'rate_limit_exceeded', type: 'requests' } });
   t.equal(upstream.requestCount, 2);
-  t.equal((await gateway.metrics()).value('sluicegate_rejections_total', { client: 'web-app', reason: 'rate_limit_exceeded' }), 1);
+  t.equal((await gateway.metrics()).value('sluicegate_rejections_total', { client: 'web-app', reason: 'rate_limit_exceeded_requests' }), 1);
 });
 
 t.test('D15 an anonymous caller is its address, of IPv6 the /64', async (t) => {

@@ -18,6 +18,7 @@ import { createMetrics } from '../../src/telemetry/metrics.ts';
 import { plain } from '../../src/upstream/dialects/plain.ts';
 import { responseHead } from '../../src/upstream/headers.ts';
 import { startTestGateway, UPSTREAM_KEY } from '../support/gateway.ts';
+import { NO_METRICS_PARTS } from '../support/metrics.ts';
 import { runSluicegate } from '../support/process.ts';
 import { type ScriptedUpstream, startUpstream, type UpstreamRequest } from '../support/upstream.ts';
 import { createWaiting } from '../support/waiting.ts';
@@ -30,6 +31,8 @@ const canaries = {
   upstreamKey: 'sk-q7/Zk+9vTw2xLr5mBn8cHd3fJy=',
   clientKey: 'sk-P4/hs+8RyUe6oKj1gWa0nVb5Cz=',
   limitedKey: 'sk-E9/wu+3JbXs5vTm7dQk2yGf8Lr=',
+  restrictedKey: 'sk-W5/kt+8HcJr1nZo4vPb7xLd2Qy=',
+  poorKey: 'sk-T2/mv+6XeGs9uAw3jRf5qKn8Bh=',
   unknownKey: 'sk-N6/fr+5LtCq3zYh9pSd2uAi7Mw=',
   opsToken: 'ops-X3/dt+7QfMi2lZc9sEu4rJp6Bk=',
   password: 'user:G5kS2vN8hYb1xTq6DmWf',
@@ -64,7 +67,10 @@ const hash = (key: string) => createHash('sha256').update(key).digest('hex');
 const clients = [
   { name: 'web-app', keySha256: hash(canaries.clientKey) },
   { name: 'limited', keySha256: hash(canaries.limitedKey), limits: { requestsPerMinute: 1 } },
+  { name: 'restricted', keySha256: hash(canaries.restrictedKey), models: ['other'] },
+  { name: 'poor', keySha256: hash(canaries.poorKey), limits: { budget: { usd: 0, per: 'day' } } },
 ];
+const models = [{ match: 'priced', upstreams: ['main'], price: { input: 1, output: 1 } }];
 
 /** A configuration file with a canary wherever one may stand. */
 function fileFor(baseUrl: string, { upstream = {}, server = {}, ...rest }: Record<string, object> = {}): string {
@@ -74,6 +80,7 @@ function fileFor(baseUrl: string, { upstream = {}, server = {}, ...rest }: Recor
     ops: { listen: '127.0.0.1:0', token: canaries.opsToken },
     upstreams: { main: { baseUrl, apiKey: canaries.upstreamKey, headers, query: { code: canaries.querySecret }, ...upstream } },
     clients,
+    models,
     ...rest,
   });
 }
@@ -190,6 +197,10 @@ async function playRefusals(stage: Stage, url: string, upstream: ScriptedUpstrea
   const limited = { ...chat, headers: { authorization: `Bearer ${limitedKey}` } };
   await Promise.all([stage.ask(url, limited), answerNext(upstream, (request) => request.respond(200, {}, '{}'))]);
   await stage.ask(url, limited);
+  const json = { 'content-type': 'application/json' };
+  await stage.ask(url, { ...chat, headers: { ...json, authorization: `Bearer ${canaries.restrictedKey}` } });
+  await stage.ask(url, { ...chat, headers: { authorization: `Bearer ${canaries.poorKey}` } });
+  await stage.ask(url, { ...chat, headers: { ...chat.headers, ...json, 'content-encoding': 'gzip' } });
 }
 
 /** What upstreams answer, and how their streams end. */
@@ -308,14 +319,14 @@ const outcomes: Record<Outcome, true> = {
   rejected: true,
   drained: true,
 };
-/** Codes that no request of this play meets: ten seconds of waiting, nothing that must be read yet, and a fault of the gateway's own. */
-const unmet = ['request_timeout', 'unsupported_media_type', 'internal_error'];
+/** Codes that no request of this play meets: ten seconds of waiting, and a fault of the gateway's own. */
+const unmet = ['request_timeout', 'internal_error'];
 
 /** All that a line of the log may say (INTERFACE section 8), and pino's own. */
 const logKeys = new Set(
   (
     'level time msg requestId client upstream model method endpoint status outcome rejection cause phase ttfbMs ttftMs durationMs ' +
-    'tokens bytesIn bytesOut attempts remoteAddress traceId fault at'
+    'tokens costUsd bytesIn bytesOut attempts remoteAddress traceId fault at'
   ).split(' '),
 );
 
@@ -607,7 +618,7 @@ t.test('D14 a forged X-Forwarded-For dodges no limit, neither directly nor throu
 });
 
 t.test('D16 100,000 models leave a hundred labels and `other`, and a scrape that stays small', async (t) => {
-  const metrics = createMetrics({ version: '0', live: () => [], connections: () => [] });
+  const metrics = createMetrics(NO_METRICS_PARTS);
   for (let n = 0; n < 100_000; n++) {
     const meter = createBodyMeter(plain);
     meter.observe(`{"model":"m-${n}"}`);

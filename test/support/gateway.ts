@@ -61,7 +61,7 @@ export async function startTestGateway(t: Test, upstreamUrl: string, settings: R
     },
   };
   const log = createLogger({ level: 'info', format: 'json' }, false, destination);
-  const gateway = await startGateway({ config: loaded.config, log, version: '0.0.0', beatMs: 5, tokenizer });
+  const gateway = await startGateway({ config: loaded.config, log, version: '0.0.0', beatMs: 5, renewMs: 20, tokenizer });
   t.teardown(() => gateway.close());
   return {
     ...gateway,

@@ -56,3 +56,12 @@ export function parseMetrics(text: string): Metrics {
   }
   return { value, series, names };
 }
+
+/** For a registry without a gateway. */
+export const NO_METRICS_PARTS = {
+  version: '0',
+  live: () => [],
+  connections: () => [],
+  standings: async () => new Map(),
+  isLimitStoreUp: () => true,
+};

@@ -1,11 +1,14 @@
 // Watches one answer as it is relayed: what it is, what it says about tokens, how much text has gone by, whether it has ended.
 import type { Dialect, EventReader, StreamError, Usage } from '../upstream/dialects/dialect.ts';
 import { createTopLevelScanner, decodeString, decodeValue } from './json.ts';
+import { lastCut } from './slices.ts';
 import { createEventScanner } from './sse.ts';
 import type { Tokenizer } from './tokens.ts';
 
 /** Text of a stream is held up to this, then counted: usage may yet come, and then nothing need be counted. */
 const MAX_HELD_TEXT = 16_384;
+/** Less of one text stays uncut: of 64 lanes, 64 KiB at most. */
+const MIN_SLICE = 1024;
 const MAX_USAGE_BYTES = 65_536;
 
 export interface Meter {
@@ -128,10 +131,10 @@ interface TextCounter {
   total(): Promise<number>;
 }
 
-/** Counts a reader's text in slices cut before white space, where tokens begin. */
+/** Counts a reader's texts, each apart, in slices that are cut where tokens begin. */
 function createTextCounter(reader: EventReader, tokenizer: Tokenizer): TextCounter {
+  const rests: string[] = []; // of each lane, what is not counted yet
   let takenLength = 0;
-  let rest = '';
   let counted = Promise.resolve(0);
 
   function add(text: string): void {
@@ -143,31 +146,22 @@ function createTextCounter(reader: EventReader, tokenizer: Tokenizer): TextCount
   function bound(): void {
     if (reader.textLength - takenLength < MAX_HELD_TEXT) return;
     takenLength = reader.textLength;
-    const text = rest + reader.takeText();
-    const cut = lastWordStart(text);
-    rest = text.slice(cut);
-    add(text.slice(0, cut));
+    reader.lanes.forEach((lane, i) => {
+      const text = (rests[i] ?? '') + lane.takeText();
+      const cut = text.length < MIN_SLICE ? 0 : lastCut(text, text.length);
+      rests[i] = text.slice(cut);
+      add(text.slice(0, cut));
+    });
   }
 
   async function total(): Promise<number> {
-    add(rest + reader.takeText());
-    rest = '';
+    reader.lanes.forEach((lane, i) => {
+      add((rests[i] ?? '') + lane.takeText());
+      rests[i] = '';
+    });
     return await counted;
   }
   return { bound, total };
-}
-
-/** Where the last run of white space begins, if it is near the end; else the end. */
-function lastWordStart(text: string): number {
-  for (let at = text.length - 1; at > Math.max(0, text.length - 512); at--) {
-    if (isBlank(text, at) && !isBlank(text, at - 1)) return at;
-  }
-  return text.length;
-}
-
-function isBlank(text: string, at: number): boolean {
-  const code = text.charCodeAt(at);
-  return code === 32 || (code >= 9 && code <= 13);
 }
 
 const NOTHING: Usage = { input: 0, output: 0, cachedInput: 0, cacheWrite: 0, reasoning: 0, audioInput: 0, audioOutput: 0 };

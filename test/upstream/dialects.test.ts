@@ -22,6 +22,11 @@ function feed(dialect: Dialect, events: (object | string)[], isNamed = false): E
   return reader;
 }
 
+/** The texts of all lanes since the last look. */
+function textsOf(reader: EventReader): string[] {
+  return reader.lanes.map((lane) => lane.takeText());
+}
+
 function delta(content: object, more: object = {}, index = 0): object {
   return { id: 'c', object: 'chat.completion.chunk', model: 'm', choices: [{ index, delta: content, finish_reason: null }], ...more };
 }
@@ -43,7 +48,9 @@ t.test('chat: what counts as content, and what as a sign of life', async (t) => 
     ['reasoning under both names, once', delta({ reasoning: 'r', reasoning_content: 'r' }), 1, 1, 'r'],
     ['a refusal', delta({ refusal: 'no' }), 1, 1, 'no'],
     ['arguments', delta({ tool_calls: [{ index: 0, function: { arguments: '{"a":' } }] }), 1, 1, '{"a":'],
-    ['a custom tool', delta({ tool_calls: [{ index: 0, custom: { input: 'x' } }] }), 1, 1, 'x'],
+    ['a custom tool', delta({ tool_calls: [{ index: 0, custom: { name: 'n', input: 'x' } }] }), 1, 1, 'nx'],
+    ['a name', delta({ tool_calls: [{ index: 0, id: 'i', type: 'function', function: { name: 'get', arguments: '' } }] }), 1, 1, 'get'],
+    ['a function of old', delta({ function_call: { name: 'get', arguments: '{}' } }), 1, 1, 'get{}'],
     ['audio', delta({ audio: { data: 'QUJD', transcript: 't' } }), 1, 1, 't'],
     ['an image', delta({ images: [{ image_url: { url: 'data:' } }] }), 1, 1, ''],
     [
@@ -66,7 +73,7 @@ t.test('chat: what counts as content, and what as a sign of life', async (t) => 
   ];
   for (const [what, event, content, meaning, text] of cases) {
     const reader = feed(chat, [event]);
-    t.same([reader.contentCount, reader.meaningCount, reader.takeText()], [content, meaning, text], what);
+    t.same([reader.contentCount, reader.meaningCount, textsOf(reader).join('')], [content, meaning, text], what);
   }
   const idle = feed(chat, [delta({ role: 'assistant' }), delta({ role: 'assistant', content: '' }), delta({})]);
   t.equal(idle.meaningCount, 1, 'a role is news once, an empty delta never');
@@ -88,12 +95,51 @@ t.test('what is like an earlier event is read like it, and what is not is not', 
     delta({ reasoning_content: ' six' }),
     delta({ content: ' seven' }, {}, 1),
   ]);
-  t.equal(reader.takeText(), 'one two "usage":{"prompt_tokens":9}😀m three four five six seven');
+  t.same(textsOf(reader), ['one two "usage":{"prompt_tokens":9}😀m three four five', ' six', ' seven']);
   t.same([reader.contentCount, reader.meaningCount, reader.hasError, reader.isOutputKnown], [11, 11, true, false]);
   t.match(reader.usage, { input: 1, output: 7 });
   const named = feed(chat, [text('one')]);
   named.read('error', JSON.stringify(text(' two')));
   t.equal(named.hasError, true, 'the name is part of it');
+});
+
+t.test('texts that come in turn are kept apart, and a name that is repeated counts once', async (t) => {
+  const call = (index: number, more: object) => delta({ tool_calls: [{ index, ...more }] });
+  const inTurn: object[] = [];
+  for (const [a, b] of [
+    ['Hel', 'Bon'],
+    ['lo', 'jour'],
+    [' you', ' toi'],
+  ]) {
+    inTurn.push(delta({ content: a }), delta({ content: b }, {}, 1), delta({ reasoning: a }), call(0, { function: { arguments: b } }));
+    inTurn.push(call(1, { function: { arguments: a } }));
+  }
+  t.same(textsOf(feed(chat, inTurn)), ['Hello you', 'Bonjour toi', 'Hello you', 'Bonjour toi', 'Hello you']);
+  const named = (id: string | undefined, name: string, args: string) => call(0, { id, function: { name, arguments: args } });
+  const repeated = feed(chat, [named('1', 'get', '{'), named('1', 'get', '"a"'), named(undefined, 'get', ':1'), named('1', 'get', '}')]);
+  t.same(textsOf(repeated), ['get', '{"a":1}'], 'with every delta');
+  const calls = feed(chat, [named('1', 'get', '{}'), named('2', 'get', '{}'), named('3', 'put', '{}')]);
+  t.same(textsOf(calls), ['getgetput', '{}{}{}'], 'three calls that all have the index 0');
+  const item = { type: 'function_call', call_id: 'c', name: 'get', arguments: '' };
+  const named2 = feed(responses, [
+    { type: 'response.output_item.added', output_index: 0, item },
+    { type: 'response.function_call_arguments.delta', output_index: 0, delta: '{}' },
+    { type: 'response.output_text.delta', output_index: 1, content_index: 0, delta: 'a' },
+    { type: 'response.refusal.delta', output_index: 1, content_index: 1, delta: 'b' },
+    { type: 'response.output_item.done', output_index: 0, item: { ...item, arguments: '{}' } },
+  ]);
+  t.same(textsOf(named2), ['get', '{}', 'a', 'b']);
+  const blocks = feed(anthropic, [
+    { type: 'content_block_start', index: 1, content_block: { type: 'tool_use', id: 't', name: 'get', input: {} } },
+    { type: 'content_block_delta', index: 1, delta: { type: 'input_json_delta', partial_json: '{}' } },
+    { type: 'content_block_delta', index: 2, delta: { type: 'text_delta', text: 'a' } },
+  ]);
+  t.same(textsOf(blocks), ['get', '{}', 'a']);
+  const many = feed(
+    chat,
+    Array.from({ length: 500 }, (_, i) => delta({ content: 'x' }, {}, i)),
+  );
+  t.same([many.lanes.length, textsOf(many).join('').length], [65, 500], 'whoever invents indexes does not fill the memory');
 });
 
 t.test('chat: an answer is complete once every choice seen has ended', async (t) => {
@@ -226,11 +272,11 @@ t.test('responses: all three ends report usage, and the last number is remembere
     logprobs: [],
   });
   const reader = feed(responses, [event(7, 'a'), event(8, 'b'), event(9, 'c')], true);
-  t.same([reader.takeText(), reader.sequenceNumber, reader.isComplete], ['abc', 9, false]);
+  t.same([textsOf(reader), reader.sequenceNumber, reader.isComplete], [['abc'], 9, false]);
   const call = { type: 'function_call', arguments: '{"a":1}' };
-  t.equal(
-    feed(responses, [{ type: 'response.output_item.done', output_index: 0, item: call }]).takeText(),
-    '{"a":1}',
+  t.same(
+    textsOf(feed(responses, [{ type: 'response.output_item.done', output_index: 0, item: call }])),
+    ['{"a":1}'],
     'arguments in one piece',
   );
   const tooLong = responses.createReader();
@@ -294,7 +340,7 @@ t.test('completions: text stands in the choice', async (t) => {
     model: 'i',
   });
   const reader = feed(completions, [event('a', null), event(' b', null), event('', 'length')]);
-  t.same([reader.takeText(), reader.contentCount, reader.isComplete, reader.model], ['a b', 2, true, 'i']);
+  t.same([textsOf(reader), reader.contentCount, reader.isComplete, reader.model], [['a b'], 2, true, 'i']);
 });
 
 const failure = { code: 'upstream_truncated', type: 'upstream_error', message: 'The answer broke off — “here”.' };

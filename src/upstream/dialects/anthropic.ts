@@ -1,5 +1,5 @@
 // Anthropic's Messages: usage in two events, the second replacing what the first said; pings; message_stop.
-import { type Dialect, type EventReader, formatEvent, isObject, type JsonObject } from './dialect.ts';
+import { type Dialect, type EventReader, formatEvent, indexOf, isObject, type JsonObject } from './dialect.ts';
 import { createReader, type Findings } from './reader.ts';
 import { readAnthropicUsage } from './usage.ts';
 
@@ -32,10 +32,10 @@ function createMessagesReader(): EventReader {
     interpret(event, name, findings) {
       const type = typeof event.type === 'string' ? event.type : name;
       if (type === 'ping') return false;
-      if (type === 'content_block_delta') return readDelta(event.delta, findings);
+      if (type === 'content_block_delta') return readDelta(event.delta, indexOf(event.index), findings);
       findings.addMeaning();
       if (type === 'message_start') begin(event.message, findings);
-      else if (type === 'content_block_start') readBlock(event.content_block, findings);
+      else if (type === 'content_block_start') readBlock(event.content_block, indexOf(event.index), findings);
       else if (type === 'message_delta' && isObject(event.usage)) findings.setUsage(readAnthropicUsage(merge(event.usage)), true);
       else if (type === 'message_stop') findings.setTerminated(true);
       else if (type === 'error' || name === 'error') findings.setError();
@@ -47,18 +47,19 @@ function createMessagesReader(): EventReader {
   });
 }
 
-function readDelta(delta: unknown, findings: Findings): boolean {
+function readDelta(delta: unknown, block: number, findings: Findings): boolean {
   if (!isObject(delta)) return false;
-  findings.addText(delta.text);
-  findings.addText(delta.thinking);
-  findings.addText(delta.partial_json);
+  findings.addText(delta.text, `${block}`);
+  findings.addText(delta.thinking, `${block}`);
+  findings.addText(delta.partial_json, `${block}`);
   if (delta.signature || delta.citation) findings.addMeaning();
   return true;
 }
 
-/** Blocks begin empty, as a rule. */
-function readBlock(block: unknown, findings: Findings): void {
+/** Blocks begin empty, as a rule; those that call a tool begin with its name. */
+function readBlock(block: unknown, index: number, findings: Findings): void {
   if (!isObject(block)) return;
-  if (block.type === 'text') findings.addText(block.text);
-  else if (block.type === 'thinking') findings.addText(block.thinking);
+  if (block.type === 'text') findings.addText(block.text, `${index}`);
+  else if (block.type === 'thinking') findings.addText(block.thinking, `${index}`);
+  else if (block.type === 'tool_use' || block.type === 'server_tool_use') findings.addName(block.name, `${index} name`, block.id);
 }

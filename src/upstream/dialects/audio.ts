@@ -20,7 +20,7 @@ export const transcription: Dialect = createNamedDialect('transcription', () => 
   terminal: TRANSCRIPT_ENDS,
   readContent(type, event, findings) {
     if (type !== 'transcript.text.delta') return false;
-    findings.addText(event.delta);
+    findings.addText(event.delta, 'transcript');
     return true;
   },
 }));

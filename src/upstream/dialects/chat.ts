@@ -1,5 +1,5 @@
 // Chat completions as OpenAI defines them and as two dozen providers bend them; completions.ts shares the frame.
-import { type Dialect, type EventReader, formatEvent, isObject, type JsonObject, openaiError, type Usage } from './dialect.ts';
+import { type Dialect, type EventReader, formatEvent, indexOf, isObject, type JsonObject, openaiError, type Usage } from './dialect.ts';
 import { createReader, type Findings } from './reader.ts';
 import { readOpenaiUsage } from './usage.ts';
 
@@ -19,7 +19,7 @@ export function createChoicesDialect(name: string, readChoice: ChoiceReader): Di
 /** https://platform.openai.com/docs/api-reference/chat-streaming */
 export const chat: Dialect = createChoicesDialect('chat', (choice, findings) => {
   if (!isObject(choice.delta)) return false;
-  readDelta(choice.delta, findings);
+  readDelta(choice.delta, indexOf(choice.index), findings);
   return Object.entries(choice.delta).some(([key, value]) => key !== 'role' && hasSomething(value));
 });
 
@@ -72,33 +72,43 @@ function readUsage(event: JsonObject): Usage | undefined {
   return usage && usage.input + usage.output > 0 ? usage : undefined;
 }
 
-function readDelta(delta: JsonObject, findings: Findings): void {
-  readContent(delta.content, findings);
-  findings.addText(delta.reasoning_content || delta.reasoning); // vLLM gives the same text under both names
-  findings.addText(delta.refusal);
-  for (const call of Array.isArray(delta.tool_calls) ? delta.tool_calls : []) readToolCall(call, findings);
-  if (isObject(delta.function_call)) findings.addText(delta.function_call.arguments);
+function readDelta(delta: JsonObject, choice: number, findings: Findings): void {
+  readContent(delta.content, choice, findings);
+  findings.addText(delta.reasoning_content || delta.reasoning, `${choice} reasoning`); // vLLM gives the same text under both names
+  findings.addText(delta.refusal, `${choice} refusal`);
+  for (const call of Array.isArray(delta.tool_calls) ? delta.tool_calls : []) readToolCall(call, choice, findings);
+  if (isObject(delta.function_call)) readCalled(delta.function_call, undefined, `${choice} function`, findings);
   if (isObject(delta.audio)) {
     findings.addOpaque(delta.audio.data);
-    findings.addText(delta.audio.transcript);
+    findings.addText(delta.audio.transcript, `${choice} audio`);
   }
   findings.addOpaque(Array.isArray(delta.images) && delta.images.length > 0);
 }
 
 /** A string, or Mistral's list of parts: text, and thinking with parts of its own. */
-function readContent(content: unknown, findings: Findings): void {
-  findings.addText(content);
+function readContent(content: unknown, choice: number, findings: Findings): void {
+  findings.addText(content, `${choice}`);
   for (const part of Array.isArray(content) ? content : []) {
     if (!isObject(part)) continue;
-    findings.addText(part.text);
-    for (const thought of Array.isArray(part.thinking) ? part.thinking : []) if (isObject(thought)) findings.addText(thought.text);
+    findings.addText(part.text, `${choice}`);
+    for (const thought of Array.isArray(part.thinking) ? part.thinking : []) {
+      if (isObject(thought)) findings.addText(thought.text, `${choice} reasoning`);
+    }
   }
 }
 
-function readToolCall(call: unknown, findings: Findings): void {
+function readToolCall(call: unknown, choice: number, findings: Findings): void {
   if (!isObject(call)) return;
-  if (isObject(call.function)) findings.addText(call.function.arguments);
-  if (isObject(call.custom)) findings.addText(call.custom.input);
+  const lane = `${choice} tool ${indexOf(call.index)}`;
+  if (isObject(call.function)) readCalled(call.function, call.id, lane, findings);
+  if (isObject(call.custom)) readCalled(call.custom, call.id, lane, findings);
+}
+
+/** A function with its arguments, or a custom tool with its input. */
+function readCalled(called: JsonObject, id: unknown, lane: string, findings: Findings): void {
+  findings.addName(called.name, `${lane} name`, id);
+  findings.addText(called.arguments, lane);
+  findings.addText(called.input, lane);
 }
 
 /** Not null, not '', not [] and not {}. */

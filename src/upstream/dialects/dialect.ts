@@ -1,4 +1,5 @@
 // What a dialect is: how one endpoint's answers name their text, their usage, their end and their errors.
+import type { Lane } from './lanes.ts';
 
 /** Tokens in one way of counting, whatever the provider's own: the details are part of `input` and `output`. */
 export interface Usage {
@@ -42,9 +43,9 @@ export interface EventReader {
   readonly contentCount: number;
   /** Events that show the upstream to be alive and working: all but pings and empty deltas. */
   readonly meaningCount: number;
-  /** The output text since the last call. */
-  takeText(): string;
-  /** UTF-8 bytes of output text so far, as they travelled: escapes count as written. */
+  /** The texts of the output, each apart, in the order in which they began; grows as the stream goes on, to a bound. */
+  readonly lanes: readonly Lane[];
+  /** UTF-8 bytes of all output text so far, as they travelled: escapes count as written. */
   readonly textLength: number;
 }
 
@@ -58,6 +59,11 @@ export interface Dialect {
 }
 
 export type JsonObject = Record<string, unknown>;
+
+/** An index as a provider gives it, for a lane's key: a missing one is the first. */
+export function indexOf(value: unknown): number {
+  return typeof value === 'number' ? value : 0;
+}
 
 export function isObject(value: unknown): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value);

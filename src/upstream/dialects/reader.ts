@@ -1,19 +1,20 @@
 // What all dialects' readers have in common: parsing what must be parsed, gathering text, counting, remembering usage.
 import { type EventReader, isObject, type JsonObject, type Usage } from './dialect.ts';
+import { createLanes, type OpenLane } from './lanes.ts';
 import { createTemplate, type Template } from './template.ts';
 
-/** Shapes that alternate in one stream: choices, reasoning and content, tool calls. */
-const MAX_TEMPLATES = 4;
+/** Shapes that alternate in one stream: choices, reasoning and content, tool calls. One that does not fit costs 30 ns to see. */
+const MAX_TEMPLATES = 8;
 /** After so many events that nothing was known like, only every sixteenth is learnt from: learning costs as much as parsing. */
 const MAX_FRUITLESS = 8;
-/** Pieces of text are slices that keep their chunks alive: so many at most. */
-const MAX_PIECES = 16;
-const MAX_RAW_BYTES = 1024;
+const MAX_NAME_CHARS = 128;
 
 /** What a dialect says about one event as it goes through it. */
 export interface Findings {
-  /** Output text. Anything but a string with something in it is passed over. */
-  addText(text: unknown): void;
+  /** Output text of this lane. Anything but a string with something in it is passed over. */
+  addText(text: unknown, lane: string): void;
+  /** The name of a tool that the model chose: a text by itself. One that is repeated for the same call counts once. */
+  addName(name: unknown, lane: string, callId: unknown): void;
   /** Output that is no text: audio, images. */
   addOpaque(content: unknown): void;
   /** The event shows work going on, with or without content. */
@@ -40,13 +41,16 @@ export interface Interpreter {
   isComplete?(): boolean;
 }
 
+interface KnownShape {
+  readonly template: Template;
+  /** An event's literals hold the index of its choice: all of one shape belong to one lane. */
+  readonly lane: OpenLane;
+}
+
 export function createReader(interpreter: Interpreter): EventReader {
-  const templates: Template[] = [];
+  const shapes: KnownShape[] = [];
+  const lanes = createLanes();
   let fruitless = 0;
-  let gathered = ''; // decoded
-  let raw = ''; // latin1, with JSON escapes
-  let pieces = 0;
-  let textLength = 0;
   let contentCount = 0;
   let meaningCount = 0;
   let sequenceNumber = -1;
@@ -58,16 +62,32 @@ export function createReader(interpreter: Interpreter): EventReader {
   let isTerminated = false;
   let hasError = false;
   // Of the event being interpreted:
-  let texts: string[] = [];
+  let lastText = '';
+  let lastLane: OpenLane | undefined;
+  let textCount = 0;
+  let hasName = false;
   let hasContent = false;
   let hasMeaning = false;
   let hasUsage = false;
 
   const findings: Findings = {
-    addText(text) {
+    addText(text, key) {
       if (typeof text !== 'string' || text === '') return;
-      texts.push(text);
+      lastText = text;
+      lastLane = lanes.of(key);
+      lastLane.addDecoded(text);
+      textCount++;
       hasContent = true;
+    },
+    addName(name, key, callId) {
+      if (typeof name !== 'string' || name === '') return;
+      const lane = lanes.of(key);
+      const call = typeof callId === 'string' && callId !== '' ? callId.slice(0, MAX_NAME_CHARS) : lane.lastCall;
+      if (lane.lastCall === call && lane.lastName === name) return;
+      lane.lastCall = call;
+      lane.lastName = name.slice(0, MAX_NAME_CHARS);
+      lane.addDecoded(name);
+      hasName = hasContent = true;
     },
     addOpaque(content) {
       if (content) hasContent = true;
@@ -98,11 +118,11 @@ export function createReader(interpreter: Interpreter): EventReader {
   };
 
   function read(name: string, data: string): void {
-    for (const template of templates) {
+    for (const { template, lane } of shapes) {
       if (!template.match(name, data)) continue;
       fruitless = 0;
       if (template.sequenceNumber >= 0) sequenceNumber = template.sequenceNumber;
-      addRaw(template.text);
+      lane.addRaw(template.text);
       contentCount++;
       meaningCount++;
       return;
@@ -111,8 +131,8 @@ export function createReader(interpreter: Interpreter): EventReader {
   }
 
   function parse(name: string, data: string): void {
-    texts = [];
-    hasContent = hasMeaning = hasUsage = false;
+    textCount = 0;
+    hasName = hasContent = hasMeaning = hasUsage = false;
     const event = parseEvent(data);
     let isPlain = false;
     if (event === undefined) readOther(name, data);
@@ -123,8 +143,7 @@ export function createReader(interpreter: Interpreter): EventReader {
     if (hasContent) contentCount++;
     if (hasContent || hasMeaning) meaningCount++;
     if (hasUsage) usageContent = contentCount;
-    for (const text of texts) addDecoded(text);
-    if (isPlain && texts.length === 1) learn(name, data, texts[0]!);
+    if (isPlain && textCount === 1 && !hasName && lastLane !== undefined) learn(name, data, lastText, lastLane);
   }
 
   function readOther(name: string, data: string): void {
@@ -140,41 +159,17 @@ export function createReader(interpreter: Interpreter): EventReader {
     if (usage !== undefined && !isPlaceholder && usageContent === contentCount) isUsageFinal = true;
   }
 
-  function learn(name: string, data: string, text: string): void {
+  function learn(name: string, data: string, text: string, lane: OpenLane): void {
     if (++fruitless > MAX_FRUITLESS && fruitless % 16 !== 0) return;
     const template = createTemplate(name, data, text);
     if (template === undefined) return;
-    templates.unshift(template);
-    if (templates.length > MAX_TEMPLATES) templates.pop();
-  }
-
-  function addRaw(piece: string): void {
-    raw += piece;
-    textLength += piece.length;
-    if (++pieces >= MAX_PIECES || raw.length >= MAX_RAW_BYTES) settleRaw();
-  }
-
-  function addDecoded(text: string): void {
-    settleRaw();
-    gathered += text;
-    textLength += Buffer.byteLength(text);
-  }
-
-  function settleRaw(): void {
-    if (pieces === 0) return;
-    gathered += decodeRaw(raw);
-    raw = '';
-    pieces = 0;
+    shapes.unshift({ template, lane });
+    if (shapes.length > MAX_TEMPLATES) shapes.pop();
   }
 
   return {
     read,
-    takeText() {
-      settleRaw();
-      const text = gathered;
-      gathered = '';
-      return text;
-    },
+    lanes: lanes.all,
     get model() {
       return model;
     },
@@ -206,7 +201,7 @@ export function createReader(interpreter: Interpreter): EventReader {
       return meaningCount;
     },
     get textLength() {
-      return textLength;
+      return lanes.textLength;
     },
   };
 }
@@ -217,16 +212,5 @@ function parseEvent(data: string): JsonObject | undefined {
     return isObject(event) ? event : undefined;
   } catch {
     return undefined;
-  }
-}
-
-/** Text of JSON strings in a row. Should it not be what a JSON string may hold, it counts as it stands. */
-function decodeRaw(raw: string): string {
-  const text = Buffer.from(raw, 'latin1').toString('utf8');
-  if (!text.includes('\\')) return text;
-  try {
-    return JSON.parse(`"${text}"`);
-  } catch {
-    return text;
   }
 }

@@ -1,9 +1,10 @@
 // The Responses API: named events, numbered, with the usage in whichever of three ends the stream.
-import { type Dialect, formatEvent, isObject, type JsonObject, openaiError } from './dialect.ts';
+import { type Dialect, formatEvent, indexOf, isObject, type JsonObject, openaiError } from './dialect.ts';
 import { createNamedDialect, type NamedEvents } from './named.ts';
 import type { Findings } from './reader.ts';
 
 const TERMINAL = new Set(['response.completed', 'response.incomplete', 'response.failed']);
+const CALLS = new Set<unknown>(['function_call', 'custom_tool_call', 'mcp_call']);
 
 /** https://platform.openai.com/docs/api-reference/responses-streaming; an error must carry both forms, openai-python raises on the nested one only. */
 export const responses: Dialect = {
@@ -23,13 +24,16 @@ function responsesEvents(): NamedEvents {
   const inDeltas = new Set<unknown>(); // output_index of the items that came in deltas
 
   function readContent(type: string, event: JsonObject, findings: Findings): boolean {
-    if (type === 'response.output_item.done') {
-      if (!inDeltas.has(event.output_index)) readWholeCall(event.item, findings);
+    const item = indexOf(event.output_index);
+    if (type === 'response.output_item.added') readName(event.item, item, findings);
+    else if (type === 'response.output_item.done') {
+      readName(event.item, item, findings);
+      if (!inDeltas.has(event.output_index)) readWholeCall(event.item, item, findings);
     } else if (type === 'response.image_generation_call.partial_image') findings.addOpaque(event.partial_image_b64);
     else if (type.endsWith('.delta') && typeof event.delta === 'string') {
       inDeltas.add(event.output_index);
       if (type.endsWith('audio.delta')) findings.addOpaque(event.delta);
-      else findings.addText(event.delta);
+      else findings.addText(event.delta, `${item} ${indexOf(event.content_index ?? event.summary_index)} ${type}`);
       return true;
     }
     return false;
@@ -37,9 +41,14 @@ function responsesEvents(): NamedEvents {
   return { readContent, terminal: TERMINAL, envelope: 'response', failed: 'response.failed' };
 }
 
+/** The item names the tool when it begins, and once more when it is done. */
+function readName(item: unknown, index: number, findings: Findings): void {
+  if (isObject(item) && CALLS.has(item.type)) findings.addName(item.name, `${index} name`, item.call_id);
+}
+
 /** Some give a call's arguments in one piece, without deltas (xAI). A server's own tool calls are not the client's text. */
-function readWholeCall(item: unknown, findings: Findings): void {
+function readWholeCall(item: unknown, index: number, findings: Findings): void {
   if (!isObject(item)) return;
-  if (item.type === 'function_call') findings.addText(item.arguments);
-  else if (item.type === 'custom_tool_call') findings.addText(item.input);
+  if (item.type === 'function_call') findings.addText(item.arguments, `${index} call`);
+  else if (item.type === 'custom_tool_call') findings.addText(item.input, `${index} call`);
 }

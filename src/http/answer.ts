@@ -83,7 +83,7 @@ function meterFor(head: ResponseHead, status: number, { request, target }: Journ
   if (head.isEncoded || status >= 300) return undefined;
   const { dialect } = routeEndpoint(request.method ?? '', target.path);
   if (head.isEventStream) return createStreamMeter(dialect, tokenizer);
-  return head.isJson ? createBodyMeter(dialect) : undefined;
+  return head.isJson ? createBodyMeter(dialect, tokenizer) : undefined;
 }
 
 function startRelay(head: ResponseHead, status: number, journey: Journey, parts: AnswerParts, ends: AnswerEnds): Relay {

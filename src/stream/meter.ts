@@ -35,13 +35,16 @@ export interface Meter {
   readonly isEventOpen: boolean;
   /** The last event to write when the upstream breaks, framed; `''` where none can be made. */
   errorEvent(error: StreamError): string;
-  /** Tokens, at the end: as the upstream reported them, else counted. Undefined where there is nothing to say. Never rejects. */
-  usage(): Promise<Metered | undefined>;
+  /**
+   * Tokens, at the end: as the upstream reported them, else counted. Undefined where there is nothing to say. Never rejects.
+   * @param prompt the request's JSON body, from which input is counted where it was not reported. Given away: it may be gone hereafter.
+   */
+  usage(prompt?: Uint8Array): Promise<Metered | undefined>;
 }
 
 /** A number without a source is not known, and not to be recorded. */
 export interface Metered extends Usage {
-  inputSource: 'reported' | 'running' | undefined;
+  inputSource: 'reported' | 'running' | 'counted' | undefined;
   outputSource: 'reported' | 'running' | 'counted' | undefined;
 }
 
@@ -81,10 +84,11 @@ export function createStreamMeter(dialect: Dialect, tokenizer: Tokenizer): Meter
         return '';
       }
     },
-    async usage() {
+    async usage(prompt) {
       try {
-        return isOff ? undefined : await settleUsage(reader, counter);
+        return isOff ? undefined : await settleUsage(reader, counter, () => countInput(prompt, dialect, reader.model, tokenizer));
       } catch {
+        isOff = true;
         return undefined;
       }
     },
@@ -166,44 +170,58 @@ function createTextCounter(reader: EventReader, tokenizer: Tokenizer): TextCount
 
 const NOTHING: Usage = { input: 0, output: 0, cachedInput: 0, cacheWrite: 0, reasoning: 0, audioInput: 0, audioOutput: 0 };
 
-async function settleUsage(reader: EventReader, counter: TextCounter): Promise<Metered | undefined> {
+type InputCount = () => Promise<number | undefined>;
+
+async function settleUsage(reader: EventReader, counter: TextCounter, countInput: InputCount): Promise<Metered | undefined> {
   const { usage } = reader;
   if (usage !== undefined && reader.isUsageFinal) return { ...usage, inputSource: 'reported', outputSource: 'reported' };
   if (usage !== undefined && reader.isOutputKnown) return { ...usage, inputSource: 'running', outputSource: 'running' };
   const hasText = reader.textLength > 0;
-  if (usage === undefined && !hasText) return undefined;
+  const [output, input] = await Promise.all([counter.total(), usage === undefined ? countInput() : undefined]);
+  if (usage === undefined && input === undefined && !hasText) return undefined;
   return {
     ...(usage ?? NOTHING),
-    output: await counter.total(),
+    ...(input === undefined ? {} : { input }),
+    output,
     reasoning: 0, // part of an output that is not known
     audioOutput: 0,
-    inputSource: usage === undefined ? undefined : 'running',
+    inputSource: usage !== undefined ? 'running' : input === undefined ? undefined : 'counted',
     outputSource: hasText ? 'counted' : undefined,
   };
 }
 
+/** Endpoints that make messages of their input, framed by tokens of their own. */
+const CHATS = new Set(['chat', 'responses', 'anthropic']);
+
+async function countInput(prompt: Uint8Array | undefined, { name }: Dialect, model: string | undefined, tokenizer: Tokenizer) {
+  return prompt && (await tokenizer.countPrompt(model, prompt, CHATS.has(name)));
+}
+
 /** A meter for a JSON answer: finds `usage` and `model` in passing, whatever the size. */
-export function createBodyMeter(dialect: Dialect): Meter {
+export function createBodyMeter(dialect: Dialect, tokenizer: Tokenizer): Meter {
   const scanner = createTopLevelScanner(['usage', 'model'], MAX_USAGE_BYTES);
+  const model = () => decodeString(scanner.value('model') ?? '') || undefined;
   return createFlatMeter({
     scan: scanner.scan,
-    model: () => decodeString(scanner.value('model') ?? '') || undefined,
-    usage() {
+    model,
+    async usage(prompt) {
       const usage = dialect.usageOf(decodeValue(scanner.value('usage') ?? ''));
-      return usage && { ...usage, inputSource: 'reported', outputSource: 'reported' };
+      if (usage !== undefined) return { ...usage, inputSource: 'reported', outputSource: 'reported' };
+      const input = await countInput(prompt, dialect, model(), tokenizer);
+      return input === undefined ? undefined : { ...NOTHING, input, inputSource: 'counted', outputSource: undefined };
     },
   });
 }
 
 /** A meter for bodies that say nothing about themselves. */
 export function createNullMeter(): Meter {
-  return createFlatMeter({ scan() {}, model: () => undefined, usage: () => undefined });
+  return createFlatMeter({ scan() {}, model: () => undefined, usage: async () => undefined });
 }
 
 interface FlatBody {
   scan(bytes: string): void;
   model(): string | undefined;
-  usage(): Metered | undefined;
+  usage(prompt: Uint8Array | undefined): Promise<Metered | undefined>;
 }
 
 /** What is no event stream has no events, ends where its framing says, and takes no insertion. */
@@ -226,7 +244,14 @@ function createFlatMeter(body: FlatBody): Meter {
       guard(() => body.scan(bytes));
     },
     errorEvent: () => '',
-    usage: async () => guard(body.usage),
+    async usage(prompt) {
+      try {
+        return isOff ? undefined : await body.usage(prompt);
+      } catch {
+        isOff = true;
+        return undefined;
+      }
+    },
     eventCount: 0,
     contentCount: 0,
     textLength: 0,

@@ -4,31 +4,44 @@ import { Worker } from 'node:worker_threads';
 /** Beyond so much text waiting, counts are estimates: a queue that only grows would be a leak. */
 const MAX_WAITING_CHARS = 4_194_304;
 const MAX_TEXT_CHARS = 1_048_576;
+/**
+ * A longer body is images for the most part, as no model reads so much text: a figure made from its bytes would be wrong many
+ * times over, so there is none.
+ */
+const MAX_PROMPT_BYTES = 4_194_304;
+const MAX_WAITING_PROMPT_BYTES = 33_554_432;
 
 export type Encoding = 'o200k_base' | 'cl100k_base';
 
 export interface Tokenizer {
   /** Tokens of `text` for the model, as near as OpenAI's encodings come. Never rejects: without a worker it is an estimate. */
   count(model: string | undefined, text: string): Promise<number>;
+  /**
+   * Tokens that the prompt in a request's JSON `body` is billed as; undefined where it cannot be read or is too long. Never rejects.
+   * The bytes are given away: where they fill their memory they go to the worker uncopied, and are gone here.
+   * @param model names the encoding; the body's own model where it is undefined
+   * @param isChat whether the endpoint makes messages of its input
+   */
+  countPrompt(model: string | undefined, body: Uint8Array, isChat: boolean): Promise<number | undefined>;
   /** Stops the worker; what still waits is estimated. */
   close(): Promise<void>;
 }
 
-export interface CountRequest {
-  id: number;
-  encoding: Encoding;
-  text: string;
-}
+export type CountRequest = { id: number; model: string | undefined } & (
+  | { kind: 'text'; text: string }
+  | { kind: 'prompt'; body: Uint8Array<ArrayBuffer>; isChat: boolean }
+);
 
 export interface CountReply {
   id: number;
-  /** Undefined where the text could not be counted. */
+  /** Undefined where it could not be counted. */
   tokens: number | undefined;
 }
 
 interface Waiting {
-  text: string;
-  resolve(tokens: number): void;
+  chars: number;
+  promptBytes: number;
+  resolve(tokens: number | undefined): void;
 }
 
 /** `worker` names another file to run, for tests. The worker starts with the first count and keeps the process alive only while it counts. */
@@ -36,6 +49,7 @@ export function createTokenizer(worker = workerUrl()): Tokenizer {
   const waiting = new Map<number, Waiting>();
   let thread: Worker | undefined;
   let waitingChars = 0;
+  let waitingPromptBytes = 0;
   let lastId = 0;
 
   function start(): Worker {
@@ -51,9 +65,10 @@ export function createTokenizer(worker = workerUrl()): Tokenizer {
     const request = waiting.get(id);
     if (request === undefined) return;
     waiting.delete(id);
-    waitingChars -= request.text.length;
+    waitingChars -= request.chars;
+    waitingPromptBytes -= request.promptBytes;
     if (waiting.size === 0) thread?.unref();
-    request.resolve(tokens ?? estimateTokens(request.text));
+    request.resolve(tokens);
   }
 
   /** The next count starts another one. */
@@ -63,25 +78,34 @@ export function createTokenizer(worker = workerUrl()): Tokenizer {
     for (const id of [...waiting.keys()]) settle(id, undefined);
   }
 
-  function ask(encoding: Encoding, text: string): Promise<number> {
-    thread ??= start();
-    thread.ref();
-    const id = ++lastId;
-    waitingChars += text.length;
-    const counted = new Promise<number>((resolve) => waiting.set(id, { text, resolve }));
-    thread.postMessage({ id, encoding, text } satisfies CountRequest);
-    return counted;
+  /** Undefined where there is no thread to be had, or it cannot count this. */
+  async function ask(request: CountRequest): Promise<number | undefined> {
+    const isText = request.kind === 'text';
+    const chars = isText ? request.text.length : 0;
+    const promptBytes = isText ? 0 : request.body.length;
+    try {
+      thread ??= start();
+      thread.ref();
+      thread.postMessage(request, isText ? [] : [request.body.buffer]);
+    } catch {
+      if (waiting.size === 0) thread?.unref();
+      return undefined;
+    }
+    waitingChars += chars;
+    waitingPromptBytes += promptBytes;
+    return await new Promise((resolve) => waiting.set(request.id, { chars, promptBytes, resolve }));
   }
 
   return {
     async count(model, text) {
       if (text === '') return 0;
       if (text.length > MAX_TEXT_CHARS || waitingChars + text.length > MAX_WAITING_CHARS) return estimateTokens(text);
-      try {
-        return await ask(encodingOf(model), text);
-      } catch {
-        return estimateTokens(text); // no thread to be had
-      }
+      return (await ask({ id: ++lastId, model, kind: 'text', text })) ?? estimateTokens(text);
+    },
+    async countPrompt(model, body, isChat) {
+      if (body.length === 0 || body.length > MAX_PROMPT_BYTES) return undefined;
+      if (waitingPromptBytes + body.length > MAX_WAITING_PROMPT_BYTES) return undefined;
+      return await ask({ id: ++lastId, model, kind: 'prompt', body: ownBytes(body), isChat });
     },
     async close() {
       const closing = thread;
@@ -90,6 +114,13 @@ export function createTokenizer(worker = workerUrl()): Tokenizer {
       await closing.terminate();
     },
   };
+}
+
+/** Bytes that may be handed to another thread: those of a small Buffer share their memory with others, and are copied. */
+function ownBytes(body: Uint8Array): Uint8Array<ArrayBuffer> {
+  const { buffer } = body;
+  const isAlone = buffer instanceof ArrayBuffer && buffer.byteLength === body.byteLength && buffer.byteLength > Buffer.poolSize;
+  return isAlone ? new Uint8Array(buffer) : new Uint8Array(body);
 }
 
 /** The models before GPT-4o have cl100k; for all others, OpenAI's or not, o200k is the nearest there is. */

@@ -1,8 +1,9 @@
 // The thread that holds the vocabularies, and counts.
 import { setImmediate } from 'node:timers/promises';
 import { parentPort } from 'node:worker_threads';
+import { gatherPrompt } from './prompt.ts';
 import { cutLongWords, lastCut } from './slices.ts';
-import type { CountReply, CountRequest, Encoding } from './tokens.ts';
+import { type CountReply, type CountRequest, type Encoding, encodingOf } from './tokens.ts';
 
 type Count = (text: string) => number;
 
@@ -15,20 +16,35 @@ const SLICE_CHARS = 8192;
 /** Words already encoded; each may have 512 characters, and the 100,000 of the library would then be half a gigabyte. */
 const MAX_CACHED_WORDS = 20_000;
 
-parentPort?.on('message', async ({ id, encoding, text }: CountRequest) => {
-  const tokens = await countTokens(encoding, text).catch(() => undefined);
-  parentPort?.postMessage({ id, tokens } satisfies CountReply);
+parentPort?.on('message', async (request: CountRequest) => {
+  const tokens = await answer(request).catch(() => undefined);
+  parentPort?.postMessage({ id: request.id, tokens } satisfies CountReply);
 });
 
-async function countTokens(encoding: Encoding, text: string): Promise<number> {
+async function answer(request: CountRequest): Promise<number | undefined> {
+  if (request.kind === 'text') return await countTexts(encodingOf(request.model), [request.text]);
+  const prompt = gatherPrompt(JSON.parse(Buffer.from(request.body.buffer).toString('utf8')), request.isChat);
+  if (prompt === undefined) return undefined;
+  return prompt.tokens + (await countTexts(encodingOf(request.model ?? prompt.model), prompt.texts));
+}
+
+/** Lets others in between two slices of so much text, however many texts it is made of. */
+async function countTexts(encoding: Encoding, texts: readonly string[]): Promise<number> {
   if (!counters.has(encoding)) counters.set(encoding, load(encoding));
   const count = await counters.get(encoding)!;
   let tokens = 0;
-  for (let at = 0; at < text.length; ) {
-    if (at > 0) await setImmediate();
-    const end = text.length - at <= SLICE_CHARS ? text.length : lastCut(text, at + SLICE_CHARS);
-    for (const slice of cutLongWords(text.slice(at, end))) tokens += count(slice);
-    at = end;
+  let charsInTurn = 0;
+  for (const text of texts) {
+    for (let at = 0; at < text.length; ) {
+      const end = text.length - at <= SLICE_CHARS ? text.length : lastCut(text, at + SLICE_CHARS);
+      charsInTurn += end - at;
+      if (charsInTurn > SLICE_CHARS) {
+        charsInTurn = end - at;
+        await setImmediate();
+      }
+      for (const slice of cutLongWords(text.slice(at, end))) tokens += count(slice);
+      at = end;
+    }
   }
   return tokens;
 }

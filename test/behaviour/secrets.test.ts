@@ -13,6 +13,7 @@ import { createExchange, type Outcome } from '../../src/exchange.ts';
 import { startGateway } from '../../src/gateway.ts';
 import { createAuthenticator } from '../../src/http/auth.ts';
 import { createBodyMeter } from '../../src/stream/meter.ts';
+import { createTokenizer } from '../../src/stream/tokens.ts';
 import { createBoundedLines, createLogger, logExchange } from '../../src/telemetry/log.ts';
 import { createMetrics } from '../../src/telemetry/metrics.ts';
 import { plain } from '../../src/upstream/dialects/plain.ts';
@@ -620,7 +621,7 @@ t.test('D14 a forged X-Forwarded-For dodges no limit, neither directly nor throu
 t.test('D16 100,000 models leave a hundred labels and `other`, and a scrape that stays small', async (t) => {
   const metrics = createMetrics(NO_METRICS_PARTS);
   for (let n = 0; n < 100_000; n++) {
-    const meter = createBodyMeter(plain);
+    const meter = createBodyMeter(plain, createTokenizer());
     meter.observe(`{"model":"m-${n}"}`);
     const exchange = createExchange({ requestId: 'r', startedAtMs: 0, method: 'POST', remoteAddress: '::1', traceId: undefined });
     metrics.record(
@@ -668,7 +669,7 @@ t.test('what others named is one line without control characters, in either form
   for (const format of ['json', 'pretty'] as const) {
     let written = '';
     const log = createLogger({ level: 'info', format }, false, { write: (line) => (written += line) });
-    const meter = createBodyMeter(plain);
+    const meter = createBodyMeter(plain, createTokenizer());
     meter.observe(JSON.stringify({ model: nasty }));
     const exchange = createExchange({
       requestId: nasty,

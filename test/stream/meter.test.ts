@@ -221,7 +221,7 @@ t.test('nothing is said where there is nothing to say', async (t) => {
 });
 
 t.test('a JSON answer of any size gives its usage and model', async (t) => {
-  const meter = createBodyMeter(plain);
+  const meter = createBodyMeter(plain, tokenizer);
   meter.observe(' \n');
   t.equal(meter.meaningCount, 0, 'blanks that keep a connection alive mean nothing');
   meter.observe('{"object":"list","model":"text-\\u0065mbedding-3","data":[{"embedding":[');
@@ -232,7 +232,7 @@ t.test('a JSON answer of any size gives its usage and model', async (t) => {
   t.match(await meter.usage(), { input: 8, output: 0, inputSource: 'reported', outputSource: 'reported' });
   t.equal(meter.model, 'text-embedding-3');
   for (const body of ['{"error":{"message":"no"}}', '<html>', '[]', '{"usage":null}', '{"usage":{"type":"duration","seconds":3}}']) {
-    const other: Meter = createBodyMeter(chat);
+    const other: Meter = createBodyMeter(chat, tokenizer);
     other.observe(body);
     t.same([await other.usage(), other.model, other.isOff], [undefined, undefined, false], body);
   }

@@ -4,6 +4,7 @@ import type { Config } from '../config.ts';
 import { detailOf } from '../errors.ts';
 import type { Exchange, Outcome } from '../exchange.ts';
 import type { Clock } from '../stream/clock.ts';
+import { createInflatingMeter } from '../stream/inflate.ts';
 import { createBodyMeter, createStreamMeter, type Meter } from '../stream/meter.ts';
 import { createRelay, type Relay, type Source } from '../stream/relay.ts';
 import { createUsageStrip } from '../stream/strip.ts';
@@ -78,12 +79,12 @@ export function beginUnheard(status: number, headers: HeaderList, journey: Journ
   return { chunk: (bytes) => meter?.observe(bytes.toString('latin1')), end: onEnd };
 }
 
-/** Bodies that can be read here are metered; errors, encoded and binary ones are only relayed. */
+/** Bodies that can be read here are metered, compressed ones by a copy; errors and binary ones are only relayed. */
 function meterFor(head: ResponseHead, status: number, { request, target }: Journey, tokenizer: Tokenizer): Meter | undefined {
-  if (head.isEncoded || status >= 300) return undefined;
+  if (status >= 300 || !(head.isEventStream || head.isJson)) return undefined;
   const { dialect } = routeEndpoint(request.method ?? '', target.path);
-  if (head.isEventStream) return createStreamMeter(dialect, tokenizer);
-  return head.isJson ? createBodyMeter(dialect, tokenizer) : undefined;
+  const meter = head.isEventStream ? createStreamMeter(dialect, tokenizer) : createBodyMeter(dialect, tokenizer);
+  return head.isEncoded ? createInflatingMeter(headerValue(head.headers, 'content-encoding') ?? '', meter) : meter;
 }
 
 function startRelay(head: ResponseHead, status: number, journey: Journey, parts: AnswerParts, ends: AnswerEnds): Relay {
@@ -92,14 +93,16 @@ function startRelay(head: ResponseHead, status: number, journey: Journey, parts:
   const { clientStallMs } = parts.config.server;
   const { firstByteMs, idleMs } = route.upstream.timeouts;
   const hasLength = headerValue(head.headers, 'content-length') !== undefined;
+  const isStripped = head.isEventStream && !head.isEncoded && exchange.meter !== undefined;
   const sink = createSink(response, () => relay.drained(), { hasLength, graceMs: clientStallMs });
   response.once('finish', () => relay.flushed());
   const relay = createRelay({
     ...ends,
-    strip: ends.strip !== undefined && exchange.meter !== undefined && head.isEventStream ? createUsageStrip(ends.strip) : undefined,
+    strip: ends.strip !== undefined && isStripped ? createUsageStrip(ends.strip) : undefined,
     sink,
     meter: exchange.meter,
-    isEventStream: head.isEventStream && !head.isEncoded,
+    isEventStream: head.isEventStream,
+    isEncoded: head.isEncoded,
     goodEnd: status >= 400 ? 'upstream_error' : 'completed',
     bounds: { firstByteMs, idleMs, clientStallMs, heartbeatMs: parts.config.sse.heartbeatMs },
     now: clock.now,

@@ -45,8 +45,13 @@ export interface RelayParts {
   readonly meter: Meter | undefined;
   /** Takes out what came only of our asking. The meter sees the bytes as they came up. */
   readonly strip: UsageStrip | undefined;
-  /** An event stream whose events can be read here; anything else is only relayed. */
+  /** An event stream; anything else is only relayed, but for what its meter says of it. */
   readonly isEventStream: boolean;
+  /**
+   * The body is compressed. Nothing may be inserted, and as what its meter sees is late, and a coding has an end of its own, it
+   * ends as its framing says: well if that is whole, and cut if it is not, whatever the events in it were.
+   */
+  readonly isEncoded: boolean;
   /** How an answer ends that ends well: `completed`, or `upstream_error` for an error status. */
   readonly goodEnd: Outcome;
   readonly bounds: RelayBounds;
@@ -90,7 +95,7 @@ export interface Relay {
 const OVERHEAD_SAMPLE = 32;
 
 export function createRelay(parts: RelayParts): Relay {
-  const { sink, source, meter, strip, isEventStream, bounds, flow } = parts;
+  const { sink, source, meter, strip, isEventStream, isEncoded, bounds, flow } = parts;
   let state: 'flowing' | 'blocked' | 'unheard' | 'ending' | 'over' = 'flowing';
   let pending = '';
   let tail = '';
@@ -202,7 +207,7 @@ export function createRelay(parts: RelayParts): Relay {
 
   /** Whether something may be inserted here. */
   function isBetweenEvents(by: Meter): boolean {
-    return endsBetweenEvents(flow.bytesOut, tail) && !by.isEventOpen;
+    return !isEncoded && endsBetweenEvents(flow.bytesOut, tail) && !by.isEventOpen;
   }
 
   function breakOff({ detail, outcome }: Break): void {
@@ -235,7 +240,7 @@ export function createRelay(parts: RelayParts): Relay {
       flush();
       if (state === 'unheard') finish('client_closed');
       if (state === 'over' || state === 'ending') return;
-      const isWhole = meter === undefined || !isEventStream || meter.isOff || meter.hasError || meter.isComplete;
+      const isWhole = meter === undefined || !isEventStream || isEncoded || meter.isOff || meter.hasError || meter.isComplete;
       if (isWhole) endWell();
       else breakOff({ detail: parts.errorOf('upstream_truncated'), outcome: 'upstream_truncated' });
     },
@@ -245,7 +250,7 @@ export function createRelay(parts: RelayParts): Relay {
       if (state === 'over' || state === 'ending') return;
       source.abort();
       if (state === 'unheard') finish('client_closed');
-      else if (isSaid()) endWell();
+      else if (isSaid() && !isEncoded) endWell();
       else breakOff(why);
     },
 

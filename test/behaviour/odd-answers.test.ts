@@ -1,5 +1,6 @@
 // Promise: whatever is odd about an upstream's answer, the client gets its bytes as they are, and nobody gets anybody else's.
-import { gzipSync } from 'node:zlib';
+import { randomBytes } from 'node:crypto';
+import { brotliCompressSync, deflateRawSync, deflateSync, gzipSync, zstdCompressSync } from 'node:zlib';
 import t, { type Test } from 'tap';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { type ScriptedUpstream, startUpstream, type UpstreamRequest } from '../support/upstream.ts';
@@ -103,18 +104,75 @@ t.test('B29 broken JSON, NUL and invalid UTF-8 in events go down as they came, a
   t.match(await gateway.ended(), { outcome: 'completed', tokens: { input: 3, output: 4, outputSource: 'reported' } });
 });
 
-t.test('B31 a stream that comes compressed all the same is passed on as it is', async (t) => {
+const said = 'data: {"model":"gpt-4o","choices":[{"index":0,"delta":{"content":"Hello world"}}]}\n\n';
+const told = 'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}\n\n';
+const codings: [coding: string, compress: (body: string | Buffer) => Buffer][] = [
+  ['gzip', gzipSync],
+  ['X-GZIP', gzipSync],
+  ['deflate', deflateSync],
+  ['deflate', deflateRawSync],
+  ['br', brotliCompressSync],
+  ['zstd', zstdCompressSync],
+];
+
+t.test('B31 a body that comes compressed all the same is passed on as it is, and metered on the side', async (t) => {
+  for (const [coding, compress] of codings) {
+    const { gateway, client, request } = await ask(t);
+    const body = compress(`${said}${told}data: [DONE]\n\n`);
+    request.startSse({ 'content-encoding': coding });
+    request.chunk(body.subarray(0, 10));
+    t.same(await client.read(10), body.subarray(0, 10), coding);
+    request.chunk(body.subarray(10));
+    request.endChunks();
+    t.same(await client.body(), body, coding);
+    const line = await gateway.ended();
+    t.match(line, { outcome: 'completed', model: 'gpt-4o', tokens: { input: 3, output: 4, outputSource: 'reported' } }, coding);
+  }
   const { gateway, client, request } = await ask(t);
-  const body = gzipSync('data: {"choices":[{"index":0,"delta":{"content":"Hello"}}]}\n\ndata: [DONE]\n\n');
-  request.startSse({ 'content-encoding': 'gzip' });
-  request.chunk(body.subarray(0, 10));
-  t.same(await client.read(10), body.subarray(0, 10));
-  request.chunk(body.subarray(10));
-  request.endChunks();
+  const body = gzipSync('{"model":"gpt-4o","usage":{"prompt_tokens":3,"completion_tokens":4}}');
+  request.respond(200, { 'content-type': 'application/json', 'content-encoding': 'gzip' }, body);
   t.same(await client.body(), body);
-  const line = await gateway.ended();
-  t.equal(line.outcome, 'completed');
-  t.equal(line.tokens, undefined, 'what cannot be read is not counted as nothing');
+  t.match(await gateway.ended(), { outcome: 'completed', tokens: { input: 3, output: 4, outputSource: 'reported' } }, 'JSON');
+});
+
+t.test('B31 a compressed stream that breaks off is cut, whatever was in it, and what came is counted', async (t) => {
+  for (const [coding, compress] of codings) {
+    const { gateway, client, request } = await ask(t);
+    // zstd codes 128 KiB at a time.
+    const noise = `: ${randomBytes(400_000).toString('base64')}\n\n`;
+    const body = compress(`${said}data: [DONE]\n\n${noise}`);
+    request.startSse({ 'content-encoding': coding });
+    const half = body.subarray(0, body.length / 2);
+    request.chunk(half);
+    t.same(await client.read(half.length), half);
+    request.connection.reset();
+    t.match(await client.closed, { isComplete: false }, coding);
+    t.same(client.raw().subarray(-5), Buffer.concat([half, Buffer.from('\r\n')]).subarray(-5), `${coding}: nothing is added to a coding`);
+    t.match(await gateway.ended(), { outcome: 'upstream_reset', tokens: { output: 2, outputSource: 'counted' } }, coding);
+  }
+});
+
+t.test('B31 bombs, broken codings and unknown ones are passed on unmetered', async (t) => {
+  const zeros = Buffer.concat([Buffer.from(said), Buffer.alloc(40_000_000)]);
+  const broken = Buffer.from(gzipSync(said.repeat(100)));
+  broken.fill(0xff, 20, 30);
+  const cases: [what: string, coding: string, body: Buffer][] = [
+    ...codings.map(([coding, compress]): [string, string, Buffer] => [`a bomb of ${coding}`, coding, compress(zeros)]),
+    ['broken', 'gzip', broken],
+    ['not what it says', 'br', gzipSync(said)],
+    ['no coding that is known', 'aws-chunked', Buffer.from(said)],
+    ['two codings', 'gzip, br', gzipSync(said)],
+  ];
+  for (const [what, coding, body] of cases) {
+    const { gateway, client, request } = await ask(t);
+    request.startSse({ 'content-encoding': coding });
+    request.chunk(body);
+    request.endChunks();
+    t.same(await client.body(), body, what);
+    const line = await gateway.ended();
+    t.match(line, { outcome: 'completed', bytesOut: body.length }, what);
+    t.equal(line.tokens, undefined, `${what}: what cannot be read is not counted as nothing`);
+  }
 });
 
 t.test('B32 B40 trailers and hop-by-hop headers of an answer end here', async (t) => {

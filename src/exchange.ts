@@ -56,7 +56,7 @@ export interface Exchange {
   /** Undefined where the caller has no limits that anything is given back to. */
   lease: Lease | undefined;
   /** The request's body, should its tokens have to be counted here. */
-  prompt: Prompt | undefined;
+  prompt: KeptBody | undefined;
   tokens: Metered | undefined;
   /** What the tokens cost, in 10^-9 USD; undefined where no price is known. */
   costNanoUsd: number | undefined;
@@ -73,7 +73,7 @@ export interface Lease {
 }
 
 /** A request's body in memory. */
-export interface Prompt {
+export interface KeptBody {
   /** In the pieces that it came in; empty where it was not kept. */
   readonly pieces: readonly Buffer[];
   letGo(): void;
@@ -132,8 +132,9 @@ export function createLedger(now: () => number, record: (exchange: Exchange) => 
   const settling = new Set<Promise<void>>();
 
   async function settle(exchange: Exchange): Promise<void> {
-    const { meter, prompt, price } = exchange;
-    exchange.tokens = await meter?.usage();
+    const { meter, prompt, operation, price } = exchange;
+    const isPrompt = operation !== undefined && prompt !== undefined && prompt.pieces.length > 0;
+    exchange.tokens = await meter?.usage(() => (isPrompt ? Buffer.concat(prompt.pieces) : undefined));
     prompt?.letGo();
     if (exchange.tokens !== undefined && price !== undefined) exchange.costNanoUsd = costOf(exchange.tokens, price);
     exchange.lease?.settle(spentInAll(exchange));

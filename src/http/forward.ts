@@ -245,6 +245,7 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
     const isWeighed = said !== undefined && upload.body !== undefined && expect === undefined && station.limiter.readsCall(journey.client);
     if (mustRead || isWeighed) body = holdBody(station.room, config.server.maxRequestBodyBytes);
     exchange.prompt = body;
+    if (exchange.operation === undefined && !mustRead && !isWeighed) body.letGo();
     if (!mustRead && !isWeighed) takeRoute(undefined);
     if (!isWeighed) await enter(Number(request.headers['content-length'] ?? 0), 0);
     if (isOver) return;

@@ -11,6 +11,9 @@ const MAX_HELD_TEXT = 16_384;
 const MIN_SLICE = 1024;
 const MAX_USAGE_BYTES = 65_536;
 
+/** A request's body; undefined where it was not kept. */
+export type Prompt = () => Uint8Array | undefined;
+
 export interface Meter {
   /** Looks at the next relayed bytes of the body (latin1). Never throws: a fault switches it off for the rest of this stream. */
   observe(bytes: string): void;
@@ -37,9 +40,9 @@ export interface Meter {
   errorEvent(error: StreamError): string;
   /**
    * Tokens, at the end: as the upstream reported them, else counted. Undefined where there is nothing to say. Never rejects.
-   * @param prompt the request's JSON body, from which input is counted where it was not reported. Given away: it may be gone hereafter.
+   * @param prompt the request's JSON body, from which input is counted where it was not reported: asked for only then, and given away
    */
-  usage(prompt?: Uint8Array): Promise<Metered | undefined>;
+  usage(prompt?: Prompt): Promise<Metered | undefined>;
 }
 
 /** A number without a source is not known, and not to be recorded. */
@@ -193,8 +196,9 @@ async function settleUsage(reader: EventReader, counter: TextCounter, countInput
 /** Endpoints that make messages of their input, framed by tokens of their own. */
 const CHATS = new Set(['chat', 'responses', 'anthropic']);
 
-async function countInput(prompt: Uint8Array | undefined, { name }: Dialect, model: string | undefined, tokenizer: Tokenizer) {
-  return prompt && (await tokenizer.countPrompt(model, prompt, CHATS.has(name)));
+async function countInput(prompt: Prompt | undefined, { name }: Dialect, model: string | undefined, tokenizer: Tokenizer) {
+  const body = prompt?.();
+  return body && (await tokenizer.countPrompt(model, body, CHATS.has(name)));
 }
 
 /** A meter for a JSON answer: finds `usage` and `model` in passing, whatever the size. */
@@ -221,7 +225,7 @@ export function createNullMeter(): Meter {
 interface FlatBody {
   scan(bytes: string): void;
   model(): string | undefined;
-  usage(prompt: Uint8Array | undefined): Promise<Metered | undefined>;
+  usage(prompt: Prompt | undefined): Promise<Metered | undefined>;
 }
 
 /** What is no event stream has no events, ends where its framing says, and takes no insertion. */

@@ -101,7 +101,19 @@ t.test('a stream that is aborted: the tokens of what was relayed, counted here',
   t.match(await gateway.ended(), { outcome: 'client_closed', tokens: { output: 4, outputSource: 'counted' } });
   const metrics = await gateway.metrics();
   t.equal(metrics.value('sluicegate_tokens_total', { kind: 'output', source: 'counted' }), 4);
-  t.equal(metrics.value('sluicegate_tokens_total', { kind: 'input' }), undefined, 'what is not known is not recorded');
+  t.equal(metrics.value('sluicegate_tokens_total', { kind: 'input' }), undefined, 'what is not known (no JSON) is not recorded');
+
+  const json = await connect(gateway.port);
+  const body = JSON.stringify({ model: 'gpt-4o', stream: true, messages: [{ role: 'user', content: 'How are you?' }] });
+  for (const target of ['/v1/chat/completions', '/v1/responses', '/v1/messages']) {
+    json.request({ method: 'POST', target, headers: { 'content-type': 'application/json' }, body });
+    const asked = await upstream.request();
+    asked.respond(200, { 'content-type': 'application/json' }, '{"id":"no usage"}');
+    await json.body();
+    // 3 for the message, 1 for its role, 4 for its text, 3 for the reply to come
+    t.match(await gateway.ended(), { tokens: { input: 11, inputSource: 'counted' } }, target);
+  }
+  t.ok((await gateway.metrics()).value('sluicegate_tokens_total', { kind: 'input', source: 'counted' }));
 });
 
 t.test('onClientGone: drain reads on, unsent, so that the tokens of an aborted stream are those that will be billed', async (t) => {

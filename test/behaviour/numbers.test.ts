@@ -1,7 +1,10 @@
 // Promise: the numbers on /metrics and in the log are what really travelled.
 import { spawnSync } from 'node:child_process';
 import t from 'tap';
+import type { Tokenizer } from '../../src/stream/tokens.ts';
 import { startTestGateway, UPSTREAM_KEY } from '../support/gateway.ts';
+import { createRandom } from '../support/random.ts';
+import { expectedUsage, recordedStreams } from '../support/streams.ts';
 import { startUpstream } from '../support/upstream.ts';
 import { connect, type WireClient } from '../support/wire.ts';
 
@@ -237,6 +240,57 @@ t.test('D16 model names from outside cannot grow the registry without bound', as
   const series = (await gateway.metrics()).series('sluicegate_requests_total');
   t.equal(series.length, 101);
   t.equal((await gateway.metrics()).value('sluicegate_requests_total', { model: 'other' }), 30);
+});
+
+const streams = recordedStreams();
+const endpoints = { chat: '/v1/chat/completions', completions: '/v1/completions', responses: '/v1/responses', anthropic: '/v1/messages' };
+t.test(
+  'every recorded stream passes byte for byte, however it is cut, and is counted as its provider reported it',
+  { skip: streams ? false : 'the recorded streams are not here' },
+  async (t) => {
+    const upstream = await startUpstream();
+    t.teardown(() => upstream.close());
+    const gateway = await startTestGateway(t, upstream.url);
+    const random = createRandom(5);
+    for (const { file, dialect, usage, bytes } of streams ?? []) {
+      for (const longest of [70_000, 500]) {
+        const client = await connect(gateway.port);
+        client.request({ method: 'POST', target: endpoints[dialect], body: '{}' });
+        const request = await upstream.request();
+        request.startSse();
+        for (let at = 0, end = 0; at < bytes.length; at = end) {
+          end = Math.min(bytes.length, at + 1 + random(longest));
+          request.chunk(bytes.subarray(at, end));
+        }
+        request.endChunks();
+        t.ok((await client.body()).equals(bytes), file);
+        const { input, output, cachedInput, reasoning } = expectedUsage(usage, dialect);
+        const details = { ...(cachedInput > 0 && { cachedInput }), ...(reasoning > 0 && { reasoning }) };
+        t.match(await gateway.ended(), { outcome: 'completed', tokens: { input, output, ...details, outputSource: 'reported' } }, file);
+      }
+    }
+  },
+);
+
+t.test('a fault of the meter: counted, and the stream is whole all the same', async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(() => upstream.close());
+  const tokenizer: Tokenizer = {
+    count: () => Promise.reject(new Error('injected')),
+    countPrompt: () => Promise.reject(new Error('injected')),
+    close: async () => undefined,
+  };
+  const gateway = await startTestGateway(t, upstream.url, {}, tokenizer);
+  const client = await connect(gateway.port);
+  client.request(chat);
+  const request = await upstream.request();
+  request.startSse();
+  const events = Array.from({ length: 50 }, (_, n) => `data: ${JSON.stringify(chunk(`${n} ${'x'.repeat(500)}`))}\n\n`);
+  for (const event of [...events, 'data: [DONE]\n\n']) request.chunk(event);
+  request.endChunks();
+  t.equal((await client.body()).toString(), `${events.join('')}data: [DONE]\n\n`);
+  t.match(await gateway.ended(), { outcome: 'completed', tokens: undefined });
+  t.equal((await gateway.metrics()).value('sluicegate_meter_faults_total', { upstream: 'main' }), 1);
 });
 
 const skip = spawnSync('promtool', ['--version']).error ? 'promtool (Debian: prometheus) is not installed' : false;

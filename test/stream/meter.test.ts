@@ -8,38 +8,16 @@ import { createTokenizer, encodingOf, estimateTokens, type Tokenizer } from '../
 import { anthropic } from '../../src/upstream/dialects/anthropic.ts';
 import { chat } from '../../src/upstream/dialects/chat.ts';
 import { completions } from '../../src/upstream/dialects/completions.ts';
-import type { Dialect, JsonObject, Usage } from '../../src/upstream/dialects/dialect.ts';
+import type { Dialect, JsonObject } from '../../src/upstream/dialects/dialect.ts';
 import { plain } from '../../src/upstream/dialects/plain.ts';
 import { responses } from '../../src/upstream/dialects/responses.ts';
 import { createRandom } from '../support/random.ts';
-import { recordedStreams } from '../support/streams.ts';
+import { expectedUsage, recordedStreams } from '../support/streams.ts';
 
 const dialects: Record<string, Dialect> = { chat, completions, responses, anthropic };
 const tokenizer = createTokenizer();
 t.teardown(() => tokenizer.close());
 const raw = { disallowedSpecial: new Set<string>() };
-
-/** INTERFACE, section 6, in the plainest way. */
-function expectedUsage(reported: JsonObject, dialect: string): Usage {
-  const number = (...path: string[]): number =>
-    Number(path.reduce<unknown>((at, key) => (at as JsonObject | undefined)?.[key], reported) ?? 0);
-  const none = { cacheWrite: 0, reasoning: 0, audioInput: 0, audioOutput: 0 };
-  if (dialect === 'anthropic') {
-    const cachedInput = number('cache_read_input_tokens');
-    const cacheWrite = number('cache_creation_input_tokens');
-    return { ...none, input: number('input_tokens') + cachedInput + cacheWrite, output: number('output_tokens'), cachedInput, cacheWrite };
-  }
-  if (dialect === 'responses') {
-    const cachedInput = number('input_tokens_details', 'cached_tokens');
-    const reasoning = number('output_tokens_details', 'reasoning_tokens');
-    return { ...none, input: number('input_tokens'), output: number('output_tokens'), cachedInput, reasoning };
-  }
-  const input = number('prompt_tokens');
-  const reasoning = number('completion_tokens_details', 'reasoning_tokens');
-  const cachedInput = number('prompt_tokens_details', 'cached_tokens');
-  // In all recordings the total is right, so what is not input is output.
-  return { ...none, input, output: number('total_tokens') - input, cachedInput, reasoning };
-}
 
 /** The output texts, each apart and in the order in which they begin, by parsing every event. */
 function expectedTexts(stream: string, dialect: string): string[] {
@@ -99,10 +77,10 @@ function sumOf(texts: string[], count: typeof countO200k): number {
 
 const random = createRandom(11);
 
-/** Two pieces at every offset of a small stream; of a big one, six ways of cutting it into many. */
+/** At every byte, and in six ways into many; a small stream also into two pieces at each of its offsets. */
 function* cuts(bytes: string): Generator<string[]> {
   if (bytes.length < 5000) for (let at = 1; at < bytes.length; at++) yield [bytes.slice(0, at), bytes.slice(at)];
-  for (const longest of [3, 40, 400, 1000, 5000, 70_000]) {
+  for (const longest of [1, 3, 40, 400, 1000, 5000, 70_000]) {
     const pieces: string[] = [];
     for (let at = 0; at < bytes.length; ) {
       const end = at + 1 + random(longest);

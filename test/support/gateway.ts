@@ -3,7 +3,7 @@ import type { Test } from 'tap';
 import { stringify } from 'yaml';
 import { formatProblem, loadConfig } from '../../src/config.ts';
 import { type Gateway, startGateway } from '../../src/gateway.ts';
-import { createTokenizer } from '../../src/stream/tokens.ts';
+import { createTokenizer, type Tokenizer } from '../../src/stream/tokens.ts';
 import { createLogger } from '../../src/telemetry/log.ts';
 import { type Metrics, parseMetrics } from './metrics.ts';
 import { createWaiting } from './waiting.ts';
@@ -12,7 +12,7 @@ import { createWaiting } from './waiting.ts';
 export const UPSTREAM_KEY = 'sk-upstream-canary-0123456789abcdef';
 
 /** One for all gateways of a test file: each would load its own vocabulary. Its worker keeps no process alive. */
-const tokenizer = createTokenizer();
+const sharedTokenizer = createTokenizer();
 
 export type LogLine = Record<string, unknown> & { readonly tokens?: Record<string, unknown> };
 
@@ -34,7 +34,12 @@ export interface TestGateway extends Gateway {
  * Starts a gateway before `upstreamUrl` on free ports of 127.0.0.1; it closes with the test.
  * @param settings laid over the defaults, section by section, in the shape of the configuration file; `upstream` is `main`, `upstreams` are further ones
  */
-export async function startTestGateway(t: Test, upstreamUrl: string, settings: Record<string, object> = {}): Promise<TestGateway> {
+export async function startTestGateway(
+  t: Test,
+  upstreamUrl: string,
+  settings: Record<string, object> = {},
+  tokenizer: Tokenizer = sharedTokenizer,
+): Promise<TestGateway> {
   const upstream = { baseUrl: upstreamUrl, apiKey: UPSTREAM_KEY, usage: 'asSent', ...(settings.upstream ?? {}) };
   const { upstream: _, upstreams = {}, server = {}, ops = {}, ...rest } = settings;
   const text = stringify({

@@ -40,8 +40,15 @@ export interface TopLevelScanner {
 
 type Place = 'start' | 'firstKey' | 'key' | 'inKey' | 'colon' | 'value' | 'inString' | 'inScalar' | 'inNested' | 'comma' | 'end' | 'broken';
 
-/** A scanner for one document. `wanted` are keys as JSON.parse would give them; each value is kept up to `maxValueBytes`. */
-export function createTopLevelScanner(wanted: readonly string[], maxValueBytes: number): TopLevelScanner {
+/**
+ * A scanner for one document. `wanted` are keys as JSON.parse would give them; each value is kept up to `maxValueBytes`.
+ * @param inner gets the value of one of them as it comes, whatever its length
+ */
+export function createTopLevelScanner(
+  wanted: readonly string[],
+  maxValueBytes: number,
+  inner?: { readonly key: string; scan(bytes: string): void },
+): TopLevelScanner {
   const members = new Map<string, Member>();
   const maxKeyBytes = Math.max(0, ...wanted.map((key) => key.length * 6));
   let place: Place = 'start';
@@ -63,6 +70,7 @@ export function createTopLevelScanner(wanted: readonly string[], maxValueBytes: 
 
   function keep(end: number, maxBytes: number): void {
     if (mark < 0) return;
+    if (key !== undefined && key === inner?.key) inner.scan(text.slice(mark, end));
     if (kept !== undefined) kept = kept.length + end - mark > maxBytes ? undefined : kept + text.slice(mark, end);
     mark = -1;
   }

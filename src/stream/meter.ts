@@ -1,5 +1,6 @@
 // Watches one answer as it is relayed: what it is, what it says about tokens, how much text has gone by, whether it has ended.
 import type { Dialect, EventReader, StreamError, Usage } from '../upstream/dialects/dialect.ts';
+import { createExcerpt, type Excerpt } from './excerpt.ts';
 import { createTopLevelScanner, decodeString, decodeValue } from './json.ts';
 import { lastCut } from './slices.ts';
 import { createEventScanner } from './sse.ts';
@@ -10,6 +11,8 @@ const MAX_HELD_TEXT = 16_384;
 /** Less of one text stays uncut: of 64 lanes, 64 KiB at most. */
 const MIN_SLICE = 1024;
 const MAX_USAGE_BYTES = 65_536;
+/** Of a longer event only an excerpt is read. */
+const MAX_EVENT_BYTES = 1_048_576;
 
 /** A request's body; undefined where it was not kept. */
 export type Prompt = () => Uint8Array | undefined;
@@ -27,7 +30,7 @@ export interface Meter {
   /** UTF-8 bytes of output text, for rates. */
   readonly textLength: number;
   readonly model: string | undefined;
-  /** A proper end of the body would be the answer's end; true also where that cannot be known (off, or an event too long to read). */
+  /** A proper end of the body would be the answer's end; true also where that cannot be known (off, or an event too long to know what it was). */
   readonly isComplete: boolean;
   /** The terminal event came. */
   readonly isTerminated: boolean;
@@ -54,19 +57,38 @@ export interface Metered extends Usage {
 /** A meter for a text/event-stream answer. */
 export function createStreamMeter(dialect: Dialect, tokenizer: Tokenizer): Meter {
   const reader = dialect.createReader();
-  const scanner = createEventScanner(readEvent);
+  const scanner = createEventScanner(readEvent, MAX_EVENT_BYTES, readLongData);
   const counter = createTextCounter(reader, tokenizer);
+  let excerpt: Excerpt | undefined; // of the event that is passing, where that is too long
+  let obscureCount = 0; // long events that the dialect could make nothing of
+  let hasUnknown = false;
   let isOff = false;
   let isScannerOff = false;
 
   function readEvent(name: string, data: string): void {
     if (isOff) return;
     try {
-      reader.read(name, data);
+      if (excerpt === undefined) reader.read(name, data);
+      else readExcerpt(name, excerpt);
       counter.bound();
     } catch {
       isOff = true;
     }
+  }
+
+  function readLongData(piece: string): void {
+    if (isOff) return;
+    excerpt ??= createExcerpt();
+    excerpt.scan(piece);
+  }
+
+  /** Work is going on, whatever it is. */
+  function readExcerpt(name: string, of: Excerpt): void {
+    excerpt = undefined;
+    const { meaningCount } = reader;
+    reader.read(name, of.text());
+    if (reader.meaningCount === meaningCount) obscureCount++;
+    if (!of.hasType && name === '') hasUnknown = true;
   }
 
   function observe(bytes: string): void {
@@ -84,6 +106,7 @@ export function createStreamMeter(dialect: Dialect, tokenizer: Tokenizer): Meter
       try {
         return dialect.errorEvent(error, reader);
       } catch {
+        isOff = true;
         return '';
       }
     },
@@ -105,7 +128,7 @@ export function createStreamMeter(dialect: Dialect, tokenizer: Tokenizer): Meter
       return reader.contentCount;
     },
     get meaningCount() {
-      return isOff ? scanner.eventCount : reader.meaningCount;
+      return isOff ? scanner.eventCount : reader.meaningCount + obscureCount;
     },
     get textLength() {
       return reader.textLength;
@@ -114,7 +137,7 @@ export function createStreamMeter(dialect: Dialect, tokenizer: Tokenizer): Meter
       return reader.model;
     },
     get isComplete() {
-      return isOff || scanner.hasOverflowed || reader.isComplete;
+      return isOff || hasUnknown || reader.isComplete;
     },
     get isTerminated() {
       return reader.isTerminated;

@@ -151,6 +151,33 @@ t.test('an event over the bound goes by unread, with its name, and the next one 
   t.same([comment.events, comment.scanner.hasOverflowed], [[['', 'a']], false], 'a comment is no event, whatever its length');
 });
 
+t.test('the data of an event over the bound come in pieces, wherever the bytes are cut', async (t) => {
+  const bigs = [
+    `data: {"a":"${'x'.repeat(100)}","data: b":1}\n`,
+    `data:{"a":"${'x'.repeat(100)}",\ndata: "data: b":\nid: 3\n: comment\nother: 4\ndata:1}\n`,
+    `data: {"a":"${'y'.repeat(28)}",\ndata: "b":"${'x'.repeat(40)}"}\n`,
+  ];
+  for (const big of bigs) {
+    const expected = big.replace(/^(?!data:).*\n/gm, '').replaceAll(/^data:\s?|\n/gm, '');
+    for (const pieces of cuts(`data: a\n\n${big}\ndata: ${'z'.repeat(30)}\n\n`)) {
+      let long = '';
+      const events: string[] = [];
+      const scanner = createEventScanner(
+        (_, data) => events.push(data.slice(0, 1) || long),
+        64,
+        (piece) => {
+          long += piece;
+        },
+      );
+      for (const piece of pieces) scanner.scan(piece);
+      const seen = events.map((data) => data.replaceAll(/\n\s*/g, ''));
+      if (JSON.stringify(seen.map((data) => data.trim())) !== JSON.stringify(['a', expected, 'z']))
+        t.same(seen, ['a', expected, 'z'], JSON.stringify(pieces));
+    }
+    t.pass(expected);
+  }
+});
+
 t.test('64 MB without a newline are not kept', async (t) => {
   const { scanner } = scanAll([]);
   setFlagsFromString('--expose-gc');

@@ -9,6 +9,7 @@ import { anthropic } from '../../src/upstream/dialects/anthropic.ts';
 import { chat } from '../../src/upstream/dialects/chat.ts';
 import { completions } from '../../src/upstream/dialects/completions.ts';
 import type { Dialect, JsonObject } from '../../src/upstream/dialects/dialect.ts';
+import { images } from '../../src/upstream/dialects/images.ts';
 import { plain } from '../../src/upstream/dialects/plain.ts';
 import { responses } from '../../src/upstream/dialects/responses.ts';
 import { createRandom } from '../support/random.ts';
@@ -164,6 +165,60 @@ t.test('text is counted as the tokenizer would count it whole, and memory stays 
   t.ok(lengths.length > 4 && Math.max(...lengths) < 20_000, `held at most: ${Math.max(...lengths)}`);
   t.ok(meter.textLength >= Buffer.byteLength(text));
   t.equal(meter.model, 'gpt-4');
+});
+
+t.test('of an event over 1 MiB the usage is found, and its images are not kept', async (t) => {
+  const image = 'QUJD'.repeat(500_000);
+  const usage = { input_tokens: 5, output_tokens: 6, total_tokens: 11 };
+  const response = { id: 'r', model: 'gpt-5', output: [{ type: 'image_generation_call', result: image, usage: 1 }], usage };
+  const done = { input: 5, output: 6, outputSource: 'reported' };
+  const cases: [what: string, Dialect, events: JsonObject[], meter: object, usage: object | undefined][] = [
+    [
+      'images',
+      images,
+      [
+        { type: 'image_generation.partial_image', b64_json: image, partial_image_index: 0 },
+        { type: 'image_generation.completed', b64_json: image, usage },
+      ],
+      { isTerminated: true, isComplete: true, contentCount: 2, meaningCount: 2 },
+      done,
+    ],
+    [
+      'images, broken off',
+      images,
+      [{ type: 'image_generation.partial_image', b64_json: image }],
+      { isTerminated: false, isComplete: false, contentCount: 1, meaningCount: 1 },
+      undefined,
+    ],
+    [
+      'Responses',
+      responses,
+      [{ type: 'response.completed', sequence_number: 9, response }],
+      { isTerminated: true, isComplete: true, model: 'gpt-5' },
+      done,
+    ],
+    [
+      'chat, where the choices are what is long',
+      chat,
+      [{ model: 'm', choices: [{ index: 0, delta: { images: [{ image_url: { url: image } }] } }] }],
+      { isTerminated: false, isComplete: true, meaningCount: 1, model: 'm' },
+      undefined,
+    ],
+  ];
+  for (const [what, dialect, events, expected, reported] of cases) {
+    const isNamed = dialect !== chat;
+    const stream = events.map((event) => `${isNamed ? `event: ${event.type}\n` : ''}data: ${JSON.stringify(event)}\n\n`).join('');
+    for (const size of [7, 60_000, 10_000_000]) {
+      const meter = createStreamMeter(dialect, tokenizer);
+      for (let at = 0; at < stream.length; at += size) meter.observe(stream.slice(at, at + size));
+      t.match(meter, { isOff: false, eventCount: events.length, ...expected }, `${what}, ${size}`);
+      t.match(await meter.usage(), reported, `${what}, ${size}`);
+    }
+  }
+  const odd = createStreamMeter(chat, tokenizer);
+  odd.observe(`data: [${'1,'.repeat(600_000)}\n\ndata: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":6}}\n\n`);
+  t.match(odd, { isOff: false, meaningCount: 2, isComplete: true });
+  t.match(await odd.usage(), { input: 5, output: 6 });
 });
 
 t.test('a fault switches off the meter of this stream, and nothing else', async (t) => {

@@ -1,6 +1,6 @@
 // Meters a body that comes compressed although identity was asked: a copy is inflated on the side, and nothing waits for it.
 import zlib from 'node:zlib';
-import type { Meter } from './meter.ts';
+import type { Meter, MeterFault } from './meter.ts';
 
 /** What streams of models inflate to is 5 to 30 times their size; gzip can make 1000 of one byte, and brotli more. */
 const MAX_RATIO = 100;
@@ -35,7 +35,7 @@ export function createInflatingMeter(coding: string, inner: Meter): Meter | unde
 
 function meterInflated(createInflater: CreateInflater, inner: Meter): Meter {
   let inflater: ReturnType<CreateInflater> | undefined;
-  let isOff = false;
+  let fault: MeterFault | undefined;
   let compressedBytes = 0;
   let inflatedBytes = 0;
   let close: () => void;
@@ -43,8 +43,8 @@ function meterInflated(createInflater: CreateInflater, inner: Meter): Meter {
     close = resolve;
   });
 
-  function switchOff(): void {
-    isOff = true;
+  function switchOff(why: MeterFault): void {
+    fault ??= why;
     inflater?.destroy();
     close();
   }
@@ -53,10 +53,10 @@ function meterInflated(createInflater: CreateInflater, inner: Meter): Meter {
     const begun = createInflater(first);
     begun.on('data', (bytes: Buffer) => {
       inflatedBytes += bytes.length;
-      if (inflatedBytes > FREE_BYTES + MAX_RATIO * compressedBytes) switchOff();
-      if (!isOff) inner.observe(bytes.toString('latin1'));
+      if (inflatedBytes > FREE_BYTES + MAX_RATIO * compressedBytes) switchOff('bomb');
+      if (fault === undefined) inner.observe(bytes.toString('latin1'));
     });
-    begun.on('error', switchOff);
+    begun.on('error', () => switchOff('coding'));
     begun.on('end', close);
     return begun;
   }
@@ -65,29 +65,32 @@ function meterInflated(createInflater: CreateInflater, inner: Meter): Meter {
     inflater ??= begin(bytes.charCodeAt(0));
     compressedBytes += bytes.length;
     inflater.write(bytes, 'latin1');
-    if (inflater.writableLength > MAX_WAITING_BYTES) switchOff();
+    if (inflater.writableLength > MAX_WAITING_BYTES) switchOff('behind');
   }
 
   return {
     observe(bytes) {
-      if (isOff || bytes === '') return;
+      if (fault !== undefined || bytes === '') return;
       try {
         inflate(bytes);
       } catch {
-        switchOff();
+        switchOff('coding');
       }
     },
     async usage(prompt) {
-      if (inflater !== undefined && !isOff) {
+      if (inflater !== undefined && fault === undefined) {
         inflater.end();
         await closed;
       }
-      return isOff ? undefined : await inner.usage(prompt);
+      return fault === undefined ? await inner.usage(prompt) : undefined;
     },
     errorEvent: () => '',
     isEventOpen: true,
     get isOff() {
-      return isOff || inner.isOff;
+      return fault !== undefined || inner.isOff;
+    },
+    get fault() {
+      return fault ?? inner.fault;
     },
     get eventCount() {
       return inner.eventCount;

@@ -22,6 +22,8 @@ export interface Meter {
   observe(bytes: string): void;
   /** A fault has switched it off; framing (`isEventOpen`, `hasIdOrRetry`) is still followed, where that was not the fault. */
   readonly isOff: boolean;
+  /** Why it is off: what the metric of such faults is labelled with. */
+  readonly fault: MeterFault | undefined;
   readonly eventCount: number;
   /** Events with text, reasoning, tool-call arguments, refusal, audio or image. */
   readonly contentCount: number;
@@ -48,6 +50,9 @@ export interface Meter {
   usage(prompt?: Prompt): Promise<Metered | undefined>;
 }
 
+/** Where a meter failed: on an event, on the bytes around them, while usage was settled; or the body could not be inflated. */
+export type MeterFault = 'event' | 'framing' | 'usage' | 'error_event' | 'coding' | 'bomb' | 'behind';
+
 /** A number without a source is not known, and not to be recorded. */
 export interface Metered extends Usage {
   inputSource: 'reported' | 'running' | 'counted' | undefined;
@@ -62,22 +67,22 @@ export function createStreamMeter(dialect: Dialect, tokenizer: Tokenizer): Meter
   let excerpt: Excerpt | undefined; // of the event that is passing, where that is too long
   let obscureCount = 0; // long events that the dialect could make nothing of
   let hasUnknown = false;
-  let isOff = false;
+  let fault: MeterFault | undefined;
   let isScannerOff = false;
 
   function readEvent(name: string, data: string): void {
-    if (isOff) return;
+    if (fault !== undefined) return;
     try {
       if (excerpt === undefined) reader.read(name, data);
       else readExcerpt(name, excerpt);
       counter.bound();
     } catch {
-      isOff = true;
+      fault = 'event';
     }
   }
 
   function readLongData(piece: string): void {
-    if (isOff) return;
+    if (fault !== undefined) return;
     excerpt ??= createExcerpt();
     excerpt.scan(piece);
   }
@@ -96,7 +101,8 @@ export function createStreamMeter(dialect: Dialect, tokenizer: Tokenizer): Meter
     try {
       scanner.scan(bytes);
     } catch {
-      isOff = isScannerOff = true;
+      isScannerOff = true;
+      fault ??= 'framing';
     }
   }
 
@@ -106,20 +112,24 @@ export function createStreamMeter(dialect: Dialect, tokenizer: Tokenizer): Meter
       try {
         return dialect.errorEvent(error, reader);
       } catch {
-        isOff = true;
+        fault ??= 'error_event';
         return '';
       }
     },
     async usage(prompt) {
       try {
-        return isOff ? undefined : await settleUsage(reader, counter, () => countInput(prompt, dialect, reader.model, tokenizer));
+        if (fault !== undefined) return undefined;
+        return await settleUsage(reader, counter, () => countInput(prompt, dialect, reader.model, tokenizer));
       } catch {
-        isOff = true;
+        fault = 'usage';
         return undefined;
       }
     },
     get isOff() {
-      return isOff;
+      return fault !== undefined;
+    },
+    get fault() {
+      return fault;
     },
     get eventCount() {
       return scanner.eventCount;
@@ -128,7 +138,7 @@ export function createStreamMeter(dialect: Dialect, tokenizer: Tokenizer): Meter
       return reader.contentCount;
     },
     get meaningCount() {
-      return isOff ? scanner.eventCount : reader.meaningCount + obscureCount;
+      return fault !== undefined ? scanner.eventCount : reader.meaningCount + obscureCount;
     },
     get textLength() {
       return reader.textLength;
@@ -137,7 +147,7 @@ export function createStreamMeter(dialect: Dialect, tokenizer: Tokenizer): Meter
       return reader.model;
     },
     get isComplete() {
-      return isOff || hasUnknown || reader.isComplete;
+      return fault !== undefined || hasUnknown || reader.isComplete;
     },
     get isTerminated() {
       return reader.isTerminated;
@@ -171,6 +181,7 @@ function createTextCounter(reader: EventReader, tokenizer: Tokenizer): TextCount
     if (text === '') return;
     const tokens = tokenizer.count(reader.model, text);
     counted = Promise.all([counted, tokens]).then(([before, more]) => before + more);
+    counted.catch(() => {}); // it is awaited in the end, and may not end the process before
   }
 
   function bound(): void {
@@ -253,14 +264,14 @@ interface FlatBody {
 
 /** What is no event stream has no events, ends where its framing says, and takes no insertion. */
 function createFlatMeter(body: FlatBody): Meter {
-  let isOff = false;
+  let fault: MeterFault | undefined;
   let meaningCount = 0;
 
   function guard<T>(look: () => T): T | undefined {
     try {
-      return isOff ? undefined : look();
+      return fault === undefined ? look() : undefined;
     } catch {
-      isOff = true;
+      fault = 'framing';
       return undefined;
     }
   }
@@ -273,9 +284,9 @@ function createFlatMeter(body: FlatBody): Meter {
     errorEvent: () => '',
     async usage(prompt) {
       try {
-        return isOff ? undefined : await body.usage(prompt);
+        return fault === undefined ? await body.usage(prompt) : undefined;
       } catch {
-        isOff = true;
+        fault = 'usage';
         return undefined;
       }
     },
@@ -288,7 +299,10 @@ function createFlatMeter(body: FlatBody): Meter {
     hasIdOrRetry: false,
     isEventOpen: true,
     get isOff() {
-      return isOff;
+      return fault !== undefined;
+    },
+    get fault() {
+      return fault;
     },
     get meaningCount() {
       return meaningCount;

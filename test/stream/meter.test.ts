@@ -1,7 +1,9 @@
 // Recorded streams give the usage that their providers reported, however they are cut; and what nobody reported is counted.
+import { gzipSync } from 'node:zlib';
 import { countTokens as countCl100k } from 'gpt-tokenizer/encoding/cl100k_base';
 import { countTokens as countO200k } from 'gpt-tokenizer/encoding/o200k_base';
 import t from 'tap';
+import { createInflatingMeter } from '../../src/stream/inflate.ts';
 import { createBodyMeter, createNullMeter, createStreamMeter, type Meter } from '../../src/stream/meter.ts';
 import { createEventScanner } from '../../src/stream/sse.ts';
 import { createTokenizer, encodingOf, estimateTokens, type Tokenizer } from '../../src/stream/tokens.ts';
@@ -221,24 +223,76 @@ t.test('of an event over 1 MiB the usage is found, and its images are not kept',
   t.match(await odd.usage(), { input: 5, output: 6 });
 });
 
-t.test('a fault switches off the meter of this stream, and nothing else', async (t) => {
-  const faulty: Dialect = {
-    ...chat,
-    createReader() {
-      const reader = chat.createReader();
-      return {
-        ...reader,
-        read: () => {
-          throw new Error('a bug');
-        },
-      };
-    },
+t.test('a fault switches off the meter of this stream, says where it was, and nothing else', async (t) => {
+  const bug = () => {
+    throw new Error('a bug');
   };
-  const meter = createStreamMeter(faulty, tokenizer);
+  const failing = (more: Partial<ReturnType<Dialect['createReader']>>): Dialect => ({
+    ...chat,
+    createReader: () => Object.defineProperties(chat.createReader(), Object.getOwnPropertyDescriptors(more)),
+  });
+  const meter = createStreamMeter(failing({ read: bug }), tokenizer);
   meter.observe(chunk({ content: 'a' }));
   meter.observe('id: 1\ndata: half');
-  t.match(meter, { isOff: true, isComplete: true, isEventOpen: true, hasIdOrRetry: true, eventCount: 1 });
+  t.match(meter, { isOff: true, fault: 'event', isComplete: true, isEventOpen: true, hasIdOrRetry: true, eventCount: 1 });
   t.equal(await meter.usage(), undefined);
+
+  const cases: [what: string, fault: string, Meter][] = [
+    [
+      'usage of a stream',
+      'usage',
+      createStreamMeter(
+        failing({
+          get usage() {
+            return bug();
+          },
+        }),
+        tokenizer,
+      ),
+    ],
+    ['counting', 'usage', createStreamMeter(chat, { ...tokenizer, count: () => Promise.reject(new Error('a bug')) })],
+    ['counting, at once', 'usage', createStreamMeter(chat, { ...tokenizer, count: bug })],
+    ['the prompt', 'usage', createStreamMeter(chat, { ...tokenizer, countPrompt: bug })],
+    ['usage of a body', 'usage', createBodyMeter({ ...chat, usageOf: bug }, tokenizer)],
+    ['the prompt of a body', 'usage', createBodyMeter(chat, { ...tokenizer, countPrompt: bug })],
+  ];
+  for (const [what, fault, faulty] of cases) {
+    faulty.observe(chunk({ content: 'a' }));
+    t.match(faulty, { isOff: false, fault: undefined }, what);
+    t.equal(await faulty.usage(Buffer.from('{"prompt":"a"}')), undefined, what);
+    t.match(faulty, { isOff: true, fault }, what);
+  }
+  const early = createStreamMeter(chat, { ...tokenizer, count: () => Promise.reject(new Error('a bug')) });
+  early.observe(chunk({ content: 'a '.repeat(20_000) }));
+  await new Promise(setImmediate);
+  t.equal(await early.usage(), undefined, 'a count that fails before anybody waits for it ends no process');
+  t.equal(early.fault, 'usage');
+  const speechless = createStreamMeter({ ...chat, errorEvent: bug }, tokenizer);
+  t.equal(speechless.errorEvent({ code: 'a', type: 'b', message: 'c' }), '');
+  t.equal(speechless.fault, 'error_event');
+});
+
+t.test('what does not inflate switches its meter off, and says why', async (t) => {
+  const feed = async (coding: string, body: Buffer) => {
+    const meter = createInflatingMeter(coding, createStreamMeter(chat, tokenizer))!;
+    for (let at = 0; at < body.length && !meter.isOff; at += 50_000) {
+      meter.observe(body.toString('latin1', at, at + 50_000));
+      await new Promise(setImmediate);
+    }
+    return { meter, usage: await meter.usage() };
+  };
+  const text = Buffer.from(chunk({ content: 'Hello' }));
+  t.match(await feed('gzip', gzipSync(text)), { meter: { isOff: false, fault: undefined, contentCount: 1 }, usage: { output: 1 } });
+  t.match(await feed('br', gzipSync(text)), { meter: { isOff: true, fault: 'coding' }, usage: undefined });
+  t.match(await feed('gzip', gzipSync(Buffer.alloc(20_000_000))), { meter: { isOff: true, fault: 'bomb' }, usage: undefined });
+  const hasty = createInflatingMeter('gzip', createStreamMeter(chat, tokenizer))!;
+  hasty.observe('\x1f\x8b\x08'.padEnd(2_000_000, '\0'));
+  t.match(hasty, { isOff: true, fault: 'behind' }, 'memory is bounded where the machine is too busy to keep up');
+  t.equal(await hasty.usage(), undefined);
+  t.equal(createInflatingMeter('compress', createNullMeter()), undefined);
+  t.equal(createInflatingMeter('constructor', createNullMeter()), undefined);
+  const nothing = createInflatingMeter('gzip', createNullMeter())!;
+  t.equal(await nothing.usage(), undefined, 'an empty body');
 });
 
 t.test('nothing is said where there is nothing to say', async (t) => {

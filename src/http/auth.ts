@@ -2,8 +2,9 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import type { Client, Config } from '../config.ts';
 import { GatewayError } from '../errors.ts';
-import { credentialHeaders, headerValue } from '../upstream/headers.ts';
+import { credentialHeaders } from '../upstream/headers.ts';
 
+const KEY_SUBPROTOCOL = 'openai-insecure-api-key.';
 /** Longer than any key that a provider or `sluicegate key` makes; nothing longer is hashed. */
 const MAX_KEY_LENGTH = 512;
 
@@ -21,7 +22,7 @@ export function createAuthenticator(config: Config): (rawHeaders: readonly strin
   const { clients } = config;
   if (clients.length === 0) return () => undefined;
   const isPassthrough = config.upstreams.some(({ auth }) => auth === 'passthrough');
-  const headers: readonly string[] = isPassthrough ? ['x-sluicegate-key'] : credentialHeaders;
+  const headers: readonly string[] = isPassthrough ? ['x-sluicegate-key'] : [...credentialHeaders, 'sec-websocket-protocol'];
   const known = clients.flatMap((client) => client.keySha256.map((hash) => ({ client, hash: Buffer.from(hash, 'hex') })));
 
   return (rawHeaders) => {
@@ -36,11 +37,21 @@ export function createAuthenticator(config: Config): (rawHeaders: readonly strin
 
 /** The one key of a request. Two of them, even in different headers, would leave open which was meant. */
 function presentedKey(rawHeaders: readonly string[], accepted: readonly string[]): string {
-  const present = rawHeaders.filter((name, at) => at % 2 === 0 && accepted.includes(name.toLowerCase()));
-  const [name] = present;
-  if (name === undefined || present.length > 1) throw new GatewayError('invalid_api_key');
-  const value = headerValue(rawHeaders, name.toLowerCase()) ?? '';
-  const key = name.toLowerCase() === 'authorization' ? /^Bearer +(\S+)$/i.exec(value)?.[1] : value;
-  if (!key || key.length > MAX_KEY_LENGTH) throw new GatewayError('invalid_api_key');
+  const keys: (string | undefined)[] = [];
+  for (let at = 0; at < rawHeaders.length; at += 2) {
+    const name = rawHeaders[at]!.toLowerCase();
+    const value = rawHeaders[at + 1]!;
+    if (!accepted.includes(name)) continue;
+    if (name === 'sec-websocket-protocol') keys.push(...keysOfSubprotocols(value));
+    else keys.push(name === 'authorization' ? /^Bearer +(\S+)$/i.exec(value)?.[1] : value);
+  }
+  const [key] = keys;
+  if (!key || keys.length > 1 || key.length > MAX_KEY_LENGTH) throw new GatewayError('invalid_api_key');
   return key;
+}
+
+/** Browsers can set no header on a WebSocket: a key comes as one of the subprotocols (OpenAI, "Realtime API with WebSocket"). */
+function keysOfSubprotocols(value: string): string[] {
+  const protocols = value.split(',').map((protocol) => protocol.trim());
+  return protocols.filter((protocol) => protocol.startsWith(KEY_SUBPROTOCOL)).map((protocol) => protocol.slice(KEY_SUBPROTOCOL.length));
 }

@@ -181,6 +181,7 @@ function createTextCounter(reader: EventReader, tokenizer: Tokenizer): TextCount
     if (text === '') return;
     const tokens = tokenizer.count(reader.model, text);
     counted = Promise.all([counted, tokens]).then(([before, more]) => before + more);
+    counted.catch(() => undefined); // told in total()
     counted.catch(() => {}); // it is awaited in the end, and may not end the process before
   }
 

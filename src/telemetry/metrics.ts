@@ -105,6 +105,7 @@ export function createMetrics(parts: MetricsParts): Metrics {
     'sluicegate_meter_faults_total',
     'Answers whose metering failed; their bytes were relayed all the same.',
     'upstream',
+    'fault',
   );
   const relayedTokens = counter('sluicegate_relayed_tokens_total', 'Output tokens as they flow, approximate.', 'upstream', 'model');
   const ttfb = histogram(
@@ -297,7 +298,7 @@ export function createMetrics(parts: MetricsParts): Metrics {
       if (exchange.rejection !== undefined) rejections.inc(bounded('rejections', { client, reason: exchange.rejection }));
       tellFlow(exchange);
       if (exchange.upstream === undefined) return;
-      if (exchange.meter?.isOff) meterFaults.inc({ upstream });
+      if (exchange.meter?.fault !== undefined) meterFaults.inc({ upstream, fault: exchange.meter.fault });
       recordTokens(exchange, { client, upstream, model });
       recordTimes(exchange, upstream, model);
       recordGenAi(exchange, upstream, model);

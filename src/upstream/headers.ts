@@ -8,7 +8,8 @@ export type HeaderList = string[];
 export const credentialHeaders = ['authorization', 'api-key', 'x-api-key'] as const;
 
 const notForUpstream = new Set([...hopByHopHeaders, 'host', 'expect', 'cookie', 'origin', 'referer', 'forwarded', 'accept-encoding']);
-const notForUpstreamPrefixes = /^(?:x-forwarded-|x-accel-|x-sluicegate-|proxy-)/;
+/** `sec-websocket-protocol` may hold a client's key. */
+const notForUpstreamPrefixes = /^(?:x-forwarded-|x-accel-|x-sluicegate-|proxy-|sec-websocket-)/;
 const notForClient = new Set([...hopByHopHeaders, 'set-cookie', 'alt-svc', 'strict-transport-security']);
 
 /** The names that the message's own `Connection` headers mark as hop-by-hop. */

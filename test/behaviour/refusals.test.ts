@@ -95,6 +95,10 @@ t.test('D1 client keys: none, empty, of another scheme, doubled or unknown', asy
     { 'x-api-key': 'wrong' },
     { authorization: `Bearer ${KEY}`, 'x-api-key': KEY },
     { 'x-sluicegate-key': KEY },
+    { 'sec-websocket-protocol': 'realtime' },
+    { 'sec-websocket-protocol': 'realtime, openai-insecure-api-key.wrong' },
+    { 'sec-websocket-protocol': `openai-insecure-api-key.${KEY}, openai-insecure-api-key.${KEY}` },
+    { authorization: `Bearer ${KEY}`, 'sec-websocket-protocol': `openai-insecure-api-key.${KEY}` },
   ];
   for (const headers of refused) {
     const answer = await ask(gateway.port, { ...chat, headers });
@@ -113,6 +117,7 @@ t.test('D1 client keys: none, empty, of another scheme, doubled or unknown', asy
     { authorization: `bearer  ${KEY}` },
     { 'api-key': KEY },
     { 'X-Api-Key': KEY },
+    { 'Sec-WebSocket-Protocol': `realtime, openai-insecure-api-key.${KEY}, openai-beta.realtime-v1` },
   ]) {
     const client = await connect(gateway.port);
     // A key makes Host and Origin nobody's business.
@@ -122,7 +127,7 @@ t.test('D1 client keys: none, empty, of another scheme, doubled or unknown', asy
     request.respond(200, {}, '{}');
     await client.body();
   }
-  t.match(await gateway.metrics().then((metrics) => metrics.value('sluicegate_requests_total', { client: 'web-app' })), 4);
+  t.match(await gateway.metrics().then((metrics) => metrics.value('sluicegate_requests_total', { client: 'web-app' })), 5);
   t.notMatch(gateway.output, 'canary', 'no key in the log');
 });
 

@@ -259,7 +259,7 @@ t.test('a fault switches off the meter of this stream, says where it was, and no
   for (const [what, fault, faulty] of cases) {
     faulty.observe(chunk({ content: 'a' }));
     t.match(faulty, { isOff: false, fault: undefined }, what);
-    t.equal(await faulty.usage(Buffer.from('{"prompt":"a"}')), undefined, what);
+    t.equal(await faulty.usage(() => Buffer.from('{"prompt":"a"}')), undefined, what);
     t.match(faulty, { isOff: true, fault }, what);
   }
   const early = createStreamMeter(chat, { ...tokenizer, count: () => Promise.reject(new Error('a bug')) });

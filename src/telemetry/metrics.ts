@@ -161,6 +161,7 @@ export function createMetrics(parts: MetricsParts): Metrics {
     'client',
     'limit',
   );
+  const configured = gauge('sluicegate_limit_configured', 'What a client may, in the same units.', 'client', 'limit');
   const genAi = ['gen_ai_operation_name', 'gen_ai_provider_name', 'gen_ai_response_model'];
   const genAiDuration = histogram(
     'gen_ai_client_operation_duration_seconds',
@@ -275,9 +276,12 @@ export function createMetrics(parts: MetricsParts): Metrics {
     storeUp.set(parts.isLimitStoreUp() ? 1 : 0);
     const standings = await parts.standings().catch(() => new Map<string, Standings>());
     remaining.reset();
+    configured.reset();
     for (const [client, standing] of standings) {
-      for (const [limit, { remaining: left }] of Object.entries(standing)) {
-        remaining.set({ client, limit }, limit === 'budget' ? left / 1e9 : left);
+      for (const [name, { limit: most, remaining: left }] of Object.entries(standing)) {
+        const unit = name === 'budget' ? 1e9 : 1;
+        remaining.set({ client, limit: name }, left / unit);
+        configured.set({ client, limit: name }, most / unit);
       }
     }
   }

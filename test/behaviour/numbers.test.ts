@@ -1,5 +1,6 @@
 // Promise: the numbers on /metrics and in the log are what really travelled.
 import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import type { Tokenizer } from '../../src/stream/tokens.ts';
 import { startTestGateway, UPSTREAM_KEY } from '../support/gateway.ts';
@@ -294,6 +295,12 @@ t.test('a fault of the meter: counted, and the stream is whole all the same', as
 });
 
 const skip = spawnSync('promtool', ['--version']).error ? 'promtool (Debian: prometheus) is not installed' : false;
+t.test('the example alerts fire when they should, and not otherwise', { skip }, async (t) => {
+  const file = fileURLToPath(new URL('../../config/prometheus/rules.test.yaml', import.meta.url));
+  const { status, stdout, stderr } = spawnSync('promtool', ['test', 'rules', file], { encoding: 'utf8' });
+  t.equal(status, 0, stdout + stderr);
+});
+
 t.test('promtool finds nothing to object to', { skip }, async (t) => {
   const upstream = await startUpstream();
   t.teardown(() => upstream.close());

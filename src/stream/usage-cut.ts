@@ -7,6 +7,8 @@ import { closingQuote, createChoicesWalk } from './choices.ts';
 export const MAX_EVENT_BYTES = 1_048_576;
 /** After so many lines that began in another way than the one before, only every sixteenth is learnt. */
 const MAX_FRUITLESS = 8;
+/** Longer than any usage of zeros. */
+const MAX_ZEROS_BYTES = 1024;
 const BOM = '\xef\xbb\xbf';
 const DATA = 'data:';
 
@@ -143,9 +145,9 @@ export function createUsageCut(strip: Strip, emit: (bytes: string) => void): Usa
     } else breakOff();
   }
 
-  /** Only what goes if it turns out whole is held any longer: `null`, and running totals. */
+  /** Only what goes if it turns out whole is held any longer: `null`, zeros, and running totals. */
   function mayGo(code: number): boolean {
-    return code === 110 ? strip.final : code === 123 && strip.running;
+    return code === 110 ? strip.final : code === 123;
   }
 
   function beginNested(code: number): void {
@@ -156,8 +158,11 @@ export function createUsageCut(strip: Strip, emit: (bytes: string) => void): Usa
   }
 
   function passNested(): void {
+    const start = at;
     at = choices.read(text, at, limit);
-    if (!choices.isOpen) endValue();
+    // Not zeros, however it goes on.
+    if (isUsage && !strip.running && /[1-9]/.test(text.slice(start, at))) keepUsage();
+    if (!choices.isOpen) endNested();
   }
 
   function passScalar(): void {
@@ -170,6 +175,11 @@ export function createUsageCut(strip: Strip, emit: (bytes: string) => void): Usa
 
   function endScalar(): void {
     if (isUsage && matched !== 4) keepUsage();
+    endValue();
+  }
+
+  function endNested(): void {
+    if (isUsage && holdAt >= 0 && !strip.running && !isZeros(held + text.slice(holdAt, at))) keepUsage();
     endValue();
   }
 
@@ -335,6 +345,12 @@ export function createUsageCut(strip: Strip, emit: (bytes: string) => void): Usa
     },
     release,
   };
+}
+
+/** A member with an object in which all numbers are zero: Ollama puts that on every chunk, where it is asked for usage. */
+function isZeros(member: string): boolean {
+  if (member.length > MAX_ZEROS_BYTES) return false;
+  return /^,*"usage":\{("[a-z_]+":(0|null|\{("[a-z_]+":(0|null),?)*\}),?)+\}$/.test(member.replace(/[ \t]/g, ''));
 }
 
 /** Where the line that `start` is in ends, in front of its break; the end of `bytes` where it has none yet. */

@@ -184,7 +184,8 @@ t.test('what a provider sends unasked stays where it can be told apart', async (
   const kept: Record<string, string> = {
     'usage in the finish chunk': line(`"choices":[{"index":0,"finish_reason":"stop"}],"usage":${usage}`),
     'usage behind the finish chunk, with a choice': stop + line(`"choices":[{"delta":{}}],"usage":${usage}`),
-    'zeros on every chunk': line('"usage":{"prompt_tokens":0},"choices":[{"index":0,"finish_reason":null,"text":"a"}]'),
+    'what is not all zeros':
+      line('"usage":{"prompt_tokens":0,"total_tokens":10},"choices":[]') + line('"id":1,"usage":{}') + line('"usage":{"a":"0"}'),
     'no choices, and no usage': content + stop + line('"choices":[],"prompt_filter_results":[]'),
     'usage without choices': stop + line(`"usage":${usage}`),
     'usage before any finish': content + line(`"choices":[],"usage":${usage}`),
@@ -275,7 +276,9 @@ t.test('nothing is held but what may have to come out', async (t) => {
     ['data: {"', 1],
     ['data: {"id":1,"usage":', 9],
     ['data: {"id":1,"usage":nul', 12],
-    ['data: {"id":1,"usage":{', 0],
+    ['data: {"id":1,"usage":{', 10],
+    ['data: {"id":1,"usage":{"prompt_tokens":0', 27],
+    ['data: {"id":1,"usage":{"prompt_tokens":10', 0],
     ['data: {"id":1,"usage":nux', 0],
     ['data: {"id":1,"usage":null}', 0],
     ['data: {"id":{"usage', 0],

@@ -42,7 +42,9 @@ const PROBE_MS = 250;
 const START_MS = 1_000;
 const MAX_UNTOLD = 100_000;
 /** How many leases, callers or settlements one wait is for: what the server does in a few milliseconds. */
-const SLICE = 250;
+const SLICE = 100;
+/** What nobody waits for (renewals, settlements, a scrape) may take so much longer: only callers judge a store as slow. */
+const PATIENCE = 10;
 const NOTHING: Amount = { tokens: 0, nanoUsd: 0 };
 
 /** Resolves once the shared store has answered, has failed to, or has had its time. */
@@ -58,7 +60,7 @@ export async function createFailoverStore(options: FailoverOptions): Promise<Fai
   let probeTimer: NodeJS.Timeout | undefined;
 
   /** The answer, unless it takes too long or the store turns out to be away meanwhile. A failure marks the store as away. */
-  function within<T>(answer: Promise<T>, limitMs: number = timeoutMs): Promise<T> {
+  function within<T>(answer: Promise<T>, limitMs: number): Promise<T> {
     return new Promise((resolve, reject) => {
       const giveUp = (failure: StoreFailure) => {
         clearTimeout(timer);
@@ -101,16 +103,22 @@ export async function createFailoverStore(options: FailoverOptions): Promise<Fai
       () => false,
     );
     if (isClosed) return;
-    if (isBack) goUp();
+    if (isBack) await goUp();
     else probeLater();
   }
 
-  /** Leases first: one connection keeps their order before any new admission. */
-  function goUp(): void {
+  async function goUp(): Promise<void> {
     isUp = true;
     onChange?.(true, undefined);
-    void renewThere([...granted.values()]).catch(() => undefined);
+    const leases = [...granted.values()];
     void tellAll();
+    try {
+      await renewThere(leases);
+      // A store that lost its memory has taken these for streams.
+      for (const { running, isFree } of leases) if (isFree && granted.has(running.lease)) tell({ kind: 'free', running });
+    } catch {
+      // Away again: the next return is another chance.
+    }
   }
 
   /** A slice at a time, so that admissions can come between. */
@@ -118,7 +126,7 @@ export async function createFailoverStore(options: FailoverOptions): Promise<Fai
     const spent = new Set<string>();
     for (const some of slice(leases)) {
       const sent = some.map(({ running }) => running);
-      for (const caller of await within(shared.renew(sent))) spent.add(caller);
+      for (const caller of await within(shared.renew(sent), timeoutMs * PATIENCE)) spent.add(caller);
       for (const [at, lease] of some.entries()) lease.told = sent[at]?.spent ?? lease.told;
     }
     return spent;
@@ -143,7 +151,7 @@ export async function createFailoverStore(options: FailoverOptions): Promise<Fai
     isTelling = true;
     while (isUp && untold.size > 0) {
       const words = untold.take(SLICE);
-      const answers = await Promise.allSettled(words.map((word) => within(shared[word.kind](word.running))));
+      const answers = await Promise.allSettled(words.map((word) => within(shared[word.kind](word.running), timeoutMs * PATIENCE)));
       for (const [at, word] of words.entries()) if (answers[at]?.status === 'rejected') untold.push(word);
     }
     isTelling = false;
@@ -163,6 +171,8 @@ export async function createFailoverStore(options: FailoverOptions): Promise<Fai
     // Away at the start is like away later.
   }
 
+  shared.onDisconnect((code) => goDown(code));
+
   return {
     get isUp() {
       return isUp;
@@ -178,7 +188,7 @@ export async function createFailoverStore(options: FailoverOptions): Promise<Fai
       const { caller, limits, lease } = admission;
       const running = { caller, limits, lease, spent: NOTHING };
       try {
-        const verdict = await within(shared.admit(admission));
+        const verdict = await within(shared.admit(admission), timeoutMs);
         if (verdict.refusedBy === undefined && hasLease(limits)) granted.set(lease, { running, told: NOTHING, isFree: false });
         return verdict;
       } catch (failure) {
@@ -225,7 +235,7 @@ export async function createFailoverStore(options: FailoverOptions): Promise<Fai
         const standings = new Map<string, Standings>();
         if (isUp) {
           for (const some of slice([...callers])) {
-            for (const [caller, of] of await within(shared.standings(new Map(some)))) standings.set(caller, of);
+            for (const [caller, of] of await within(shared.standings(new Map(some)), timeoutMs * PATIENCE)) standings.set(caller, of);
           }
           return standings;
         }

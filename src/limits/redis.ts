@@ -25,6 +25,8 @@ export interface SharedStore {
   probe(): Promise<void>;
   /** Resolves at the first connection, or rejects with why there was none. */
   connected(): Promise<void>;
+  /** Calls back whenever the connection is lost, with why. */
+  onDisconnect(listener: (code: string) => void): void;
   close(): Promise<void>;
 }
 
@@ -105,6 +107,7 @@ export function createRedisStore(options: RedisOptions): SharedStore {
       await orFail(redis.sluicegateProbe('sluicegate:probe'));
     },
     connected: () => firstOf(redis),
+    onDisconnect: (listener) => void redis.on('close', () => listener('DISCONNECTED')),
     async close() {
       // What was written goes out first.
       redis.disconnect();
@@ -116,7 +119,6 @@ function connect(url: string): Redis {
   const redis = new Redis(url, {
     connectionName: 'sluicegate',
     disableClientInfo: true,
-    protocol: 2,
     // A command that cannot be sent now fails now; one that was sent is not sent again by anyone but its owner.
     enableOfflineQueue: false,
     autoResendUnfulfilledCommands: false,

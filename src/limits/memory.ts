@@ -1,6 +1,6 @@
 // What callers use, counted in this process: as many callers as are worth knowing, each forgotten once it has nothing left.
 import { performance } from 'node:perf_hooks';
-import { createOrdered } from './ordered.ts';
+import { Ordered } from './ordered.ts';
 import { hasLease } from './standings.ts';
 import type { LimitStore, Standings } from './store.ts';
 import { admit, createTally, expire, free, isBudgetSpent, isEmpty, type Moment, renew, settle, stand, type Tally } from './tally.ts';
@@ -24,15 +24,15 @@ const MAX_CALLERS = 100_000;
 /** How many callers each admission looks at, in turn, for such as have nothing left. More than one, and they go faster than they come. */
 const SWEEP = 2;
 /** And how many where there is no room. */
-const SWEEP_FULL = 100;
+const SWEEP_FULL = 8;
 
 export function createMemoryStore(options: MemoryOptions = {}): MemoryStore {
   const { now = () => performance.now(), wallNow = Date.now, maxCallers = MAX_CALLERS } = options;
   const { windowMs, leaseMs, keepMs }: Timing = { ...TIMING, ...options };
   /** Idle longest first. */
-  const callers = createOrdered<Tally>();
+  const callers = new Ordered<Tally>();
   /** Looked at longest ago first. */
-  const looks = createOrdered<Tally>();
+  const looks = new Ordered<Tally>();
 
   const momentOf = (): Moment => ({ nowMs: now(), wallMs: wallNow(), windowMs, leaseMs, keepMs });
 

@@ -1,8 +1,17 @@
 // What callers use, counted in Redis or Valkey for any number of replicas. Owns ioredis; every failure comes out as a StoreFailure.
 import { Redis, type Result } from 'ioredis';
 import { ADMIT, FREE, PROBE, RENEW, SETTLE, STAND } from './scripts.ts';
-import { hasLease, standingsOf, type Used } from './standings.ts';
-import { type Admission, type CallerLimits, type LimitName, type Running, type Standings, StoreFailure, type Verdict } from './store.ts';
+import { hasLease, standingsOf, toWhole, type Used } from './standings.ts';
+import {
+  type Admission,
+  type Amount,
+  type CallerLimits,
+  type LimitName,
+  type Running,
+  type Standings,
+  StoreFailure,
+  type Verdict,
+} from './store.ts';
 import { TIMING, type Timing } from './windows.ts';
 
 export interface RedisOptions extends Partial<Timing> {
@@ -71,12 +80,12 @@ export function createRedisStore(options: RedisOptions): SharedStore {
   /** The arguments that all scripts begin with. */
   function argumentsFor(caller: string, limits: CallerLimits): string[] {
     const keys = ['sums', 'log', 'steps', 'live'].map((name) => `sluicegate:{${caller}}:${name}`);
-    return [...keys, clock(), ...times, ...write(limits)];
+    return [...keys, clock(), ...times, ...writeLimits(limits)];
   }
 
   return {
     async admit({ caller, limits, lease, reserve }) {
-      const own = [lease, String(reserve.tokens), String(reserve.nanoUsd)];
+      const own = [lease, ...writeAmount(reserve)];
       const [refusedBy, waitUs, used] = await orFail(redis.sluicegateAdmit(...argumentsFor(caller, limits), ...own));
       return { refusedBy: refusedBy || undefined, retryAfterMs: waitUs / 1000, standings: standingsOf(limits, toUsed(used)) };
     },
@@ -93,7 +102,7 @@ export function createRedisStore(options: RedisOptions): SharedStore {
     },
     async settle({ caller, limits, lease, spent }) {
       if (!hasLease(limits)) return;
-      const own = [lease, String(spent.tokens), String(spent.nanoUsd)];
+      const own = [lease, ...writeAmount(spent)];
       await orFail(redis.sluicegateSettle(...argumentsFor(caller, limits), ...own));
     },
     async standings(callers) {
@@ -156,7 +165,12 @@ function firstOf(redis: Redis): Promise<void> {
   });
 }
 
-function write({ requestsPerMinute, tokensPerMinute, concurrentStreams, budget }: CallerLimits): string[] {
+function writeAmount(amount: Amount): [string, string] {
+  const { tokens, nanoUsd } = toWhole(amount);
+  return [String(tokens), String(nanoUsd)];
+}
+
+function writeLimits({ requestsPerMinute, tokensPerMinute, concurrentStreams, budget }: CallerLimits): string[] {
   const counts = [requestsPerMinute, tokensPerMinute, concurrentStreams, budget?.nanoUsd].map((limit) => String(limit ?? ''));
   return [...counts, budget?.per ?? ''];
 }
@@ -167,14 +181,14 @@ function gather(running: readonly Running[]) {
   const open = new Map<string, (typeof batches)[number]>();
   for (const { caller, limits, lease, spent } of running) {
     if (!hasLease(limits)) continue;
-    const key = [caller, ...write(limits)].join(' ');
+    const key = [caller, ...writeLimits(limits)].join(' ');
     let batch = open.get(key);
     if (batch === undefined || batch.own.length >= LEASES_AT_ONCE * 3) {
       batch = { caller, limits, own: [] };
       batches.push(batch);
       open.set(key, batch);
     }
-    batch.own.push(lease, String(spent.tokens), String(spent.nanoUsd));
+    batch.own.push(lease, ...writeAmount(spent));
   }
   return batches;
 }

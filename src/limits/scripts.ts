@@ -234,7 +234,8 @@ if limits.budget and spent + held.money >= limits.budget then
   refuse('budget', spent >= limits.budget and to - now or UNFORETOLD)
 end
 if limits.requests and requests >= limits.requests then
-  refuse('requests', (redis.call('LINDEX', log, -limits.requests) or now) + window - now)
+  local last = limits.requests > 0 and redis.call('LINDEX', log, whole(-limits.requests)) or now
+  refuse('requests', last + window - now)
 end
 if limits.tokens and tokens + held.tokens >= limits.tokens then
   -- Until enough steps have gone, the reservations staying as they are.

@@ -1,5 +1,5 @@
 // What a caller's limits come to: what is used, told as what is left.
-import type { CallerLimits, LimitName, Standings } from './store.ts';
+import type { Amount, CallerLimits, LimitName, Standings } from './store.ts';
 import { UNFORETOLD_MS } from './windows.ts';
 
 /** What is used of each limit, reservations included, and how long until it is as if nothing had been. */
@@ -16,6 +16,12 @@ export interface Used {
 /** Whether anything is to be given back or debited once a request has been admitted. */
 export function hasLease({ tokensPerMinute, concurrentStreams, budget }: CallerLimits): boolean {
   return tokensPerMinute !== undefined || concurrentStreams !== undefined || budget !== undefined;
+}
+
+/** Whole numbers that can be counted on: a meter's slip (NaN, say) shall not unhinge a caller's sums, nor a script. */
+export function toWhole({ tokens, nanoUsd }: Amount): Amount {
+  const whole = (count: number) => Math.min(Math.max(0, Math.round(count) || 0), Number.MAX_SAFE_INTEGER);
+  return { tokens: whole(tokens), nanoUsd: whole(nanoUsd) };
 }
 
 export function standingsOf({ requestsPerMinute, tokensPerMinute, concurrentStreams, budget }: CallerLimits, used: Used): Standings {

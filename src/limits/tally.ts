@@ -1,6 +1,6 @@
 // What one caller has used, in memory: a log of admissions, debits of tokens by step, money by period, and the leases that are out.
-import { createOrdered, type Ordered } from './ordered.ts';
-import { hasLease, standingsOf } from './standings.ts';
+import { Ordered } from './ordered.ts';
+import { hasLease, standingsOf, toWhole } from './standings.ts';
 import type { Admission, Amount, BudgetPeriod, CallerLimits, LimitName, Running, Standings, Verdict } from './store.ts';
 import { type Period, periodOf, STEPS, type Timing, UNFORETOLD_MS } from './windows.ts';
 
@@ -25,10 +25,10 @@ export interface Tally {
   /** Times of admission, oldest first, from `logFrom` on. */
   log: number[];
   logFrom: number;
-  /** Tokens by step, oldest first, and their sum. */
-  readonly steps: Map<number, number>;
+  /** Tokens by step, oldest first, and their sum. Made when there are some, as the next: most callers are many and idle. */
+  steps: Map<number, number> | undefined;
   tokens: number;
-  readonly money: Map<BudgetPeriod, Period & { nanoUsd: number }>;
+  money: Map<BudgetPeriod, Period & { nanoUsd: number }> | undefined;
   /** In the order in which they expire. */
   readonly live: Ordered<Lease>;
   /** Expired, should their settlement still come. */
@@ -44,11 +44,11 @@ export function createTally(): Tally {
   return {
     log: [],
     logFrom: 0,
-    steps: new Map(),
+    steps: undefined,
     tokens: 0,
-    money: new Map(),
-    live: createOrdered(),
-    past: createOrdered(),
+    money: undefined,
+    live: new Ordered(),
+    past: new Ordered(),
     held: { tokens: 0, nanoUsd: 0 },
     slots: 0,
   };
@@ -56,7 +56,7 @@ export function createTally(): Tally {
 
 /** Whether it is as if the caller had never called. */
 export function isEmpty({ log, logFrom, steps, money, live, past }: Tally): boolean {
-  return log.length === logFrom && steps.size === 0 && money.size === 0 && live.size === 0 && past.size === 0;
+  return log.length === logFrom && !steps && !money && live.size === 0 && past.size === 0;
 }
 
 /** Lets go of what this moment has outlived. Each piece is looked at once as it goes: constant time an operation, over all. */
@@ -64,16 +64,22 @@ export function expire(tally: Tally, moment: Moment): void {
   const { log, steps, money, live, past } = tally;
   const fromMs = moment.nowMs - moment.windowMs;
   while (tally.logFrom < log.length && (log[tally.logFrom] ?? 0) <= fromMs) tally.logFrom += 1;
-  if (tally.logFrom > 64 && tally.logFrom * 2 > log.length) {
+  if (tally.logFrom * 2 > log.length) {
     tally.log = log.slice(tally.logFrom);
     tally.logFrom = 0;
   }
-  for (const [step, tokens] of steps) {
-    if (endOf(step, moment) > fromMs) break;
-    steps.delete(step);
-    tally.tokens -= tokens;
+  if (steps) {
+    for (const [step, tokens] of steps) {
+      if (endOf(step, moment) > fromMs) break;
+      steps.delete(step);
+      tally.tokens -= tokens;
+    }
+    if (steps.size === 0) tally.steps = undefined;
   }
-  for (const [per, { startMs, endMs }] of money) if (moment.wallMs < startMs || moment.wallMs >= endMs) money.delete(per);
+  if (money) {
+    for (const [per, { startMs, endMs }] of money) if (moment.wallMs < startMs || moment.wallMs >= endMs) money.delete(per);
+    if (money.size === 0) tally.money = undefined;
+  }
   for (let oldest = live.first(); oldest && oldest.value.untilMs <= moment.nowMs; oldest = live.first()) {
     live.delete(oldest.key);
     count(tally, oldest.value, -1);
@@ -83,12 +89,13 @@ export function expire(tally: Tally, moment: Moment): void {
     past.delete(oldest.key);
 }
 
-export function admit(tally: Tally, { limits, lease, reserve }: Admission, moment: Moment): Verdict {
+export function admit(tally: Tally, { limits, lease, reserve: asked }: Admission, moment: Moment): Verdict {
   const refusals = refuse(tally, limits, moment);
   const [refusedBy] = Object.keys(refusals) as LimitName[];
   if (refusedBy === undefined) {
     if (limits.requestsPerMinute !== undefined) tally.log.push(moment.nowMs);
     if (hasLease(limits)) {
+      const reserve = toWhole(asked);
       const tokens = limits.tokensPerMinute === undefined ? 0 : reserve.tokens;
       const nanoUsd = limits.budget === undefined ? 0 : reserve.nanoUsd;
       enliven(tally, lease, newLease(limits.concurrentStreams !== undefined, { tokens, nanoUsd }), moment);
@@ -146,7 +153,8 @@ function refuse(tally: Tally, limits: CallerLimits, moment: Moment): Partial<Rec
     refusals.budget = isSpent ? periodOf(budget.per, moment.wallMs).endMs - moment.wallMs : UNFORETOLD_MS;
   }
   if (requestsPerMinute !== undefined && tally.log.length - tally.logFrom >= requestsPerMinute) {
-    refusals.requests = (tally.log.at(-requestsPerMinute) ?? moment.nowMs) + moment.windowMs - moment.nowMs;
+    const lastMs = requestsPerMinute > 0 ? tally.log.at(-requestsPerMinute) : undefined;
+    refusals.requests = (lastMs ?? moment.nowMs) + moment.windowMs - moment.nowMs;
   }
   if (tokensPerMinute !== undefined && tally.tokens + tally.held.tokens >= tokensPerMinute) {
     refusals.tokens = waitForTokens(tally, tokensPerMinute, moment);
@@ -158,7 +166,7 @@ function refuse(tally: Tally, limits: CallerLimits, moment: Moment): Partial<Rec
 /** Until enough steps have gone, the reservations staying as they are. */
 function waitForTokens(tally: Tally, limit: number, moment: Moment): number {
   let used = tally.tokens + tally.held.tokens;
-  for (const [step, tokens] of tally.steps) {
+  for (const [step, tokens] of tally.steps ?? []) {
     used -= tokens;
     if (used < limit) return endOf(step, moment) + moment.windowMs - moment.nowMs;
   }
@@ -195,7 +203,8 @@ function count(tally: Tally, lease: Lease, sign: 1 | -1): void {
 }
 
 /** Brings a lease's debits to what it has spent in all. */
-function debit(tally: Tally, lease: Lease, { limits, spent }: Pick<Running, 'limits' | 'spent'>, moment: Moment): void {
+function debit(tally: Tally, lease: Lease, { limits, ...running }: Pick<Running, 'limits' | 'spent'>, moment: Moment): void {
+  const spent = toWhole(running.spent);
   if (limits.tokensPerMinute !== undefined) debitTokens(tally, lease, spent.tokens - lease.spent.tokens, moment);
   if (limits.budget !== undefined)
     debitMoney(tally, lease, { per: limits.budget.per, growth: spent.nanoUsd - lease.spent.nanoUsd }, moment);
@@ -203,8 +212,9 @@ function debit(tally: Tally, lease: Lease, { limits, spent }: Pick<Running, 'lim
 }
 
 function debitTokens(tally: Tally, { debits }: Lease, growth: number, moment: Moment): void {
-  const { steps } = tally;
   const add = (step: number, tokens: number) => {
+    tally.steps ??= new Map();
+    const { steps } = tally;
     steps.set(step, (steps.get(step) ?? 0) + tokens);
     tally.tokens += tokens;
   };
@@ -234,17 +244,19 @@ function debitMoney(tally: Tally, lease: Lease, { per, growth }: { per: BudgetPe
   const change = Math.max(growth, -lease.period.nanoUsd);
   lease.period.nanoUsd += change;
   const nanoUsd = spentOf(tally, per) + change;
+  tally.money ??= new Map();
   if (nanoUsd > 0) tally.money.set(per, { startMs, endMs, nanoUsd });
   else tally.money.delete(per);
+  if (tally.money.size === 0) tally.money = undefined;
 }
 
 function spentOf({ money }: Tally, per: BudgetPeriod): number {
-  return money.get(per)?.nanoUsd ?? 0;
+  return money?.get(per)?.nanoUsd ?? 0;
 }
 
 function lastStepOf({ steps }: Tally): number {
   let last = 0;
-  for (const [step, tokens] of steps) if (tokens > 0) last = step;
+  for (const [step, tokens] of steps ?? []) if (tokens > 0) last = step;
   return last;
 }
 

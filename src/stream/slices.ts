@@ -37,6 +37,7 @@ const kinds = new Uint8Array(65_536);
 
 /** Byte pair encoding is quadratic in the length of a word (50,000 letters: 2 s): cut at so many characters. */
 const MAX_WORD = 512;
+const DIGITS = 3;
 
 /**
  * The text in slices, cut only within words that are longer than the bound, be they letters, punctuation or blanks.
@@ -53,7 +54,7 @@ export function cutLongWords(text: string): string[] {
     if (next !== kind) {
       kind = next;
       wordStart = at;
-    } else if (at - wordStart >= MAX_WORD && !isHighSurrogate(text.charCodeAt(at - 1))) {
+    } else if (at - wordStart >= MAX_WORD && kind !== DIGITS && !isHighSurrogate(text.charCodeAt(at - 1))) {
       slices.push(text.slice(start, at));
       start = wordStart = at;
     }
@@ -67,10 +68,10 @@ function learnKind(code: number): number {
   return kinds[code]!;
 }
 
-/** What stands together in one word: letters and marks; digits; blanks; punctuation and the rest. */
+/** What stands together in one word: letters and marks; blanks; digits, but only three of them; punctuation and the rest. */
 function kindOf(code: number): number {
   const char = String.fromCharCode(code);
   if (/[\p{L}\p{M}]/u.test(char)) return 1;
   if (/\s/.test(char)) return 2;
-  return /\p{N}/u.test(char) ? 3 : 4;
+  return /\p{N}/u.test(char) ? DIGITS : 4;
 }

@@ -25,6 +25,7 @@ const raw = { disallowedSpecial: new Set<string>() };
 /** The output texts, each apart and in the order in which they begin, by parsing every event. */
 function expectedTexts(stream: string, dialect: string): string[] {
   const texts = new Map<string, string>();
+  const inDeltas = new Set<unknown>();
   const add = (key: string, text: unknown) => {
     if (typeof text === 'string' && text !== '') texts.set(key, (texts.get(key) ?? '') + text);
   };
@@ -33,9 +34,12 @@ function expectedTexts(stream: string, dialect: string): string[] {
     const event = JSON.parse(line.slice(6));
     if (dialect === 'responses') {
       const { type, output_index: at, content_index, summary_index, delta, item } = event;
+      if (type.endsWith('.delta')) inDeltas.add(at);
       if (type.endsWith('.delta')) add(`${at} ${content_index ?? summary_index} ${type}`, delta);
       const isNamed = type.endsWith('output_item.added') && /^(function|mcp|custom_tool)_call$/.test(item.type);
       if (isNamed) add(`${at} name`, item.name);
+      const isWhole = type.endsWith('output_item.done') && /shell_call$|^apply_patch_call$/.test(item.type) && !inDeltas.has(at);
+      if (isWhole) add(`${at}`, JSON.stringify(item.action ?? item.operation));
     } else if (dialect === 'anthropic') {
       add(`${event.index}`, event.delta?.text ?? event.delta?.thinking ?? event.delta?.partial_json);
       if (event.content_block?.type.endsWith('tool_use')) add(`${event.index} name`, event.content_block.name);
@@ -210,7 +214,7 @@ t.test('of an event over 1 MiB the usage is found, and its images are not kept',
   for (const [what, dialect, events, expected, reported] of cases) {
     const isNamed = dialect !== chat;
     const stream = events.map((event) => `${isNamed ? `event: ${event.type}\n` : ''}data: ${JSON.stringify(event)}\n\n`).join('');
-    for (const size of [7, 60_000, 10_000_000]) {
+    for (const size of [97, 60_000, 10_000_000]) {
       const meter = createStreamMeter(dialect, tokenizer);
       for (let at = 0; at < stream.length; at += size) meter.observe(stream.slice(at, at + size));
       t.match(meter, { isOff: false, eventCount: events.length, ...expected }, `${what}, ${size}`);

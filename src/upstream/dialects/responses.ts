@@ -5,6 +5,7 @@ import type { Findings } from './reader.ts';
 
 const TERMINAL = new Set(['response.completed', 'response.incomplete', 'response.failed']);
 const CALLS = new Set<unknown>(['function_call', 'custom_tool_call', 'mcp_call']);
+const ACTIONS = new Set<unknown>(['local_shell_call', 'shell_call', 'computer_call', 'apply_patch_call']);
 
 /** https://platform.openai.com/docs/api-reference/responses-streaming; an error must carry both forms, openai-python raises on the nested one only. */
 export const responses: Dialect = {
@@ -46,9 +47,13 @@ function readName(item: unknown, index: number, findings: Findings): void {
   if (isObject(item) && CALLS.has(item.type)) findings.addName(item.name, `${index} name`, item.call_id);
 }
 
-/** Some give a call's arguments in one piece, without deltas (xAI). A server's own tool calls are not the client's text. */
+/**
+ * Some give a call's arguments in one piece, without deltas (xAI); and nobody has deltas for what the model tells a client's shell
+ * or computer to do, which it wrote as JSON of some such form. A server's own tool calls are not the client's text.
+ */
 function readWholeCall(item: unknown, index: number, findings: Findings): void {
   if (!isObject(item)) return;
   if (item.type === 'function_call') findings.addText(item.arguments, `${index} call`);
   else if (item.type === 'custom_tool_call') findings.addText(item.input, `${index} call`);
+  else if (ACTIONS.has(item.type)) findings.addText(JSON.stringify(item.action ?? item.operation), `${index} call`);
 }

@@ -8,6 +8,9 @@ const FREE_BYTES = 1_048_576;
 /** Compressed bytes that wait for a thread of the pool. */
 const MAX_WAITING_BYTES = 1_048_576;
 
+/** As a content coding zstd takes a window of 8 MiB at most (RFC 9659); its library would take 128. */
+const ZSTD_BOUNDS = { [zlib.constants.ZSTD_d_windowLogMax]: 23 };
+
 type CreateInflater = (first: number) => zlib.Gunzip | zlib.BrotliDecompress | zlib.ZstdDecompress;
 
 /** That a body breaks off is no fault here (`finishFlush`): a client may leave at any time, and what came is counted. */
@@ -19,7 +22,7 @@ const inflaters: Record<string, CreateInflater> = {
     return isWrapped ? zlib.createInflate(options) : zlib.createInflateRaw(options);
   },
   br: () => zlib.createBrotliDecompress({ finishFlush: zlib.constants.BROTLI_OPERATION_FLUSH }),
-  zstd: () => zlib.createZstdDecompress({ finishFlush: zlib.constants.ZSTD_e_flush }),
+  zstd: () => zlib.createZstdDecompress({ finishFlush: zlib.constants.ZSTD_e_flush, params: ZSTD_BOUNDS }),
 };
 
 /**

@@ -1,6 +1,6 @@
 // Promise: whatever is odd about an upstream's answer, the client gets its bytes as they are, and nobody gets anybody else's.
 import { randomBytes } from 'node:crypto';
-import { brotliCompressSync, deflateRawSync, deflateSync, gzipSync, zstdCompressSync } from 'node:zlib';
+import { brotliCompressSync, createGzip, deflateRawSync, deflateSync, gzipSync, zstdCompressSync } from 'node:zlib';
 import t, { type Test } from 'tap';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { type ScriptedUpstream, startUpstream, type UpstreamRequest } from '../support/upstream.ts';
@@ -13,10 +13,10 @@ interface Scene {
   readonly request: UpstreamRequest;
 }
 
-async function ask(t: Test, target = '/v1/chat/completions'): Promise<Scene> {
+async function ask(t: Test, target = '/v1/chat/completions', settings: Record<string, object> = {}): Promise<Scene> {
   const upstream = await startUpstream();
   t.teardown(() => upstream.close());
-  const gateway = await startTestGateway(t, upstream.url);
+  const gateway = await startTestGateway(t, upstream.url, settings);
   const client = await connect(gateway.port);
   client.request({ method: 'POST', target, body: '{"stream":true}' });
   return { upstream, gateway, client, request: await upstream.request() };
@@ -150,6 +150,30 @@ t.test('B31 a compressed stream that breaks off is cut, whatever was in it, and 
     t.same(client.raw().subarray(-5), Buffer.concat([half, Buffer.from('\r\n')]).subarray(-5), `${coding}: nothing is added to a coding`);
     t.match(await gateway.ended(), { outcome: 'upstream_reset', tokens: { output: 2, outputSource: 'counted' } }, coding);
   }
+});
+
+t.test('B31 a compressed stream of nothing but pings is idle, and is cut', async (t) => {
+  const { gateway, client, request } = await ask(t, undefined, { upstream: { timeouts: { idle: '200ms' } } });
+  const gzip = createGzip();
+  const press = async (text: string): Promise<Buffer> => {
+    gzip.write(text);
+    await new Promise<void>((resolve) => gzip.flush(() => resolve()));
+    return gzip.read();
+  };
+  request.startSse({ 'content-encoding': 'gzip' });
+  request.chunk(await press(said));
+  let isOver = false;
+  const over = client.closed.then(() => {
+    isOver = true;
+  });
+  while (!isOver) {
+    const piece = await press(': ping\n\n');
+    request.chunk(piece);
+    await Promise.race([client.read(piece.length).catch(() => over), over]);
+  }
+  gzip.destroy();
+  t.match(await client.closed, { isComplete: false });
+  t.match(await gateway.ended(), { outcome: 'timeout_idle', tokens: { output: 2, outputSource: 'counted' } });
 });
 
 t.test('B31 bombs, broken codings and unknown ones are passed on unmetered', async (t) => {

@@ -198,7 +198,8 @@ export function completions(seed: number): Completion[] {
   const size = () => pick([1, 30, 200, 600, 1500, 3000], random);
   for (const language of Object.keys(languages)) {
     for (let i = 0; i < 6; i++) one(language, prose(language, size(), random).slice(0, i === 0 ? 12 : undefined));
-    one(language, prose(language, 17_000 + random(4000), random));
+    const { words } = languages[language]!;
+    one(language, prose(language, (20_000 * words.length) / Buffer.byteLength(words), random)); // more than a meter holds
   }
   for (const language of Object.keys(code)) for (let i = 0; i < 5; i++) one('code', program(language, size(), random));
   one('code', program('typescript', 40_000, random));
@@ -207,7 +208,7 @@ export function completions(seed: number): Completion[] {
   one('JSON', json(30_000, random));
   for (let i = 0; i < 8; i++) one('tables', table(size(), random));
   for (let i = 0; i < 8; i++) one('emoji', emoji(size(), random));
-  for (const make of Object.values(runs)) for (const length of [400, 1100, 2300]) one('runs', make(length, random));
+  for (const make of Object.values(runs)) for (const length of [300, 700, 1400]) one('runs', make(length, random));
   const anyProse = (length: number) => prose(pick(Object.keys(languages), random), length, random);
   const call = () => ({ name: identifier(random), args: json(size() / 2, random) });
   for (let i = 0; i < 24; i++)

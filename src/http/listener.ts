@@ -11,6 +11,7 @@ import {
 import type { Socket } from 'node:net';
 import { type FastifyInstance, fastify } from 'fastify';
 import { detailOf, type ErrorCode, errorBody, errorTable, GatewayError } from '../errors.ts';
+import { letGoInTurns } from './crowd.ts';
 import { closeGently, refuse } from './refuse.ts';
 
 /** Milliseconds that a client may take. */
@@ -75,6 +76,7 @@ export function createListener(options: ListenerOptions): FastifyInstance {
       Reflect.set(server, 'httpAllowHalfOpen', true);
       // The bytes of the head bound the headers; beyond this count, 2,000 by default, Node would drop them unsaid.
       server.maxHeadersCount = 0;
+      letGoInTurns(server);
       return takeRequests(server, handler, options);
     },
     // Fastify's router decodes targets before any route sees them, and would answer in a form of its own.

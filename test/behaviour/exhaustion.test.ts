@@ -155,8 +155,6 @@ const STALLED = 30;
 const CROWD = 2000;
 /** What the loop itself may run at a time, without what other processes take from it. */
 const LONG_TURN_MS = 50;
-/** Of which Node takes 30 to 60 for itself where 1,000 connections end in one turn: so many events libuv hands over at once. */
-const CROWDED_TURN_MS = 90;
 
 const mob = await startMob(t);
 const gateway = await startProcess(t, mob.url, { upstream: { timeouts: { connect: '30s' } } });
@@ -284,27 +282,29 @@ t.test('E4 E12 while one client floods and a scraper scrapes, another’s events
 t.test('A18 2,000 clients that vanish at one instant are all freed, and hold up no one', async (t) => {
   const probe = await startProbe(gateway.port);
   const lines = () => gateway.running.stdout.match(/"outcome":"client_closed"/g)?.length ?? 0;
-  const before = lines();
-  const turns: number[] = [];
-  // A second try where something else on the machine may have been in the way of the first.
-  while (turns.length < 3 && (turns.at(-1) ?? CROWDED_TURN_MS) >= CROWDED_TURN_MS) {
-    const sockets = await callAll(gateway.port, CROWD, 'hold');
-    await gateway.watch();
-    for (const socket of sockets) socket.resetAndDestroy();
-    probe.say(contentEvent('still here;'));
-    await probe.client.until('still here;');
-    const gone = before + CROWD * (turns.length + 1);
-    await haveLeft(gateway, gone);
-    turns.push((await gateway.watch()).ranMs);
-    while (lines() < gone) await setTimeout(10);
-    t.equal(lines(), gone, 'one log line each');
+  let gone = lines();
+  for (const how of ['resetAndDestroy', 'destroy'] as const) {
+    const turns: number[] = [];
+    // A second try where something else on the machine may have been in the way of the first.
+    while (turns.length < 3 && (turns.at(-1) ?? LONG_TURN_MS) >= LONG_TURN_MS) {
+      const sockets = await callAll(gateway.port, CROWD, 'hold');
+      await gateway.watch();
+      for (const socket of sockets) socket[how]();
+      probe.say(contentEvent('still here;'));
+      await probe.client.until('still here;');
+      gone += CROWD;
+      await haveLeft(gateway, gone);
+      turns.push((await gateway.watch()).ranMs);
+      while (lines() < gone) await setTimeout(10);
+      t.equal(lines(), gone, 'one log line each');
+    }
+    t.ok(Math.min(...turns) < LONG_TURN_MS, `longest turns of the loop: ${turns.map((ms) => ms.toFixed(1)).join(', ')} ms`);
   }
   t.equal(mob.open.size, 1, 'upstream only the probe is left');
   await probe.end();
   const metrics = await gateway.metrics();
   t.equal(metrics.value('sluicegate_streams_active') ?? 0, 0);
   t.equal(metrics.value('sluicegate_upstream_connections', { state: 'active' }), 0);
-  t.ok(Math.min(...turns) < CROWDED_TURN_MS, `longest turns of the loop: ${turns.map((ms) => ms.toFixed(1)).join(', ')} ms`);
 });
 
 /** By then the clock has seen what was said, and counts the silence after it. Time itself is what is tested. */

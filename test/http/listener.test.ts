@@ -1,22 +1,24 @@
 // The listener's clocks, with short ones: whoever is slow to send a request is closed, and told so where it can hear it.
 import { EventEmitter, once } from 'node:events';
-import type { IncomingMessage } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { IncomingMessage, Server } from 'node:http';
+import { type AddressInfo, connect as connectSocket, type Socket } from 'node:net';
+import { setImmediate } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import type { GatewayError } from '../../src/errors.ts';
-import { createListener, REFUSED } from '../../src/http/listener.ts';
+import { createListener, type ListenerClocks, REFUSED } from '../../src/http/listener.ts';
 import { connect } from '../support/wire.ts';
 
 const post = 'POST /v1/files HTTP/1.1\r\nHost: x\r\n';
 
 interface Seen {
+  readonly server: Server;
   readonly port: number;
   readonly unparsed: string[];
   /** Emits each request that was taken, as `request`; nobody reads their bodies. */
   readonly arrivals: EventEmitter;
 }
 
-async function listen(t: Test): Promise<Seen> {
+async function listen(t: Test, clocks: ListenerClocks = { headersMs: 200, requestMs: 400, checkMs: 20 }): Promise<Seen> {
   const unparsed: string[] = [];
   const arrivals = new EventEmitter();
   const app = createListener({
@@ -24,7 +26,7 @@ async function listen(t: Test): Promise<Seen> {
     isLeaving: () => false,
     onUnparsed: (reason) => void unparsed.push(reason),
     onFault: (error) => t.fail(error.message),
-    clocks: { headersMs: 200, requestMs: 400, checkMs: 20 },
+    clocks,
   });
   app.post('/*', async (request, reply) => {
     reply.hijack();
@@ -32,7 +34,7 @@ async function listen(t: Test): Promise<Seen> {
   });
   await app.listen({ port: 0, host: '127.0.0.1' });
   t.teardown(() => app.close());
-  return { port: (app.server.address() as AddressInfo).port, unparsed, arrivals };
+  return { server: app.server, port: (app.server.address() as AddressInfo).port, unparsed, arrivals };
 }
 
 t.test('E2 1,000 connections that send nothing, or never a whole head, are closed at their limit', async (t) => {
@@ -68,4 +70,43 @@ t.test('A14 a body that stalls is told to whoever forwards it, or answered here'
   t.match(await told, { code: 'request_timeout' });
   t.equal(heard.raw().length, 0, 'the answer is left to whoever listens');
   heard.destroy();
+});
+
+/** Counts what ends on a server's connections; returns the most of it in one turn of the loop, so far. */
+function watchEnds(server: Server): { readonly total: number; readonly mostInTurn: number } {
+  const seen = { total: 0, mostInTurn: 0 };
+  let inTurn = 0;
+  const onEnd = () => {
+    if (inTurn++ === 0) void setImmediate().then(() => (inTurn = 0));
+    seen.total += 1;
+    seen.mostInTurn = Math.max(seen.mostInTurn, inTurn);
+  };
+  server.on('connection', (socket: Socket) => void socket.on('end', onEnd).on('error', onEnd));
+  return seen;
+}
+
+t.test('A18 of a crowd that leaves at one instant each turn of the loop sees a hundred, and who stays is read on', async (t) => {
+  const { server, port, arrivals } = await listen(t, { headersMs: 60_000, requestMs: 60_000, checkMs: 1000 });
+  const ends = watchEnds(server);
+  // Whoever answers a request closes its connection when the client has half-closed.
+  arrivals.on('request', ({ socket }: IncomingMessage) => socket.once('end', () => socket.destroy()));
+  for (const how of ['resetAndDestroy', 'destroy'] as const) {
+    const staying = await connect(port);
+    staying.send(`${post}Content-Length: 8\r\n\r\nhalf`);
+    const [upload] = (await once(arrivals, 'request')) as [IncomingMessage];
+    const crowd: Socket[] = [];
+    while (crowd.length < 1000) {
+      const socket = connectSocket(port, '127.0.0.1').on('error', () => undefined);
+      socket.write(`${post}Content-Length: 0\r\n\r\n`);
+      crowd.push(socket);
+      if (crowd.length % 100 === 0) for (let come = 0; come < 100; come++) await once(arrivals, 'request');
+    }
+    const before = ends.total;
+    for (const socket of crowd) socket[how]();
+    staying.send('rest');
+    await once(upload.resume(), 'end');
+    while (ends.total < before + crowd.length) await setImmediate();
+    staying.reset();
+  }
+  t.ok(ends.mostInTurn <= 100, `${ends.mostInTurn} in one turn`);
 });

@@ -1,5 +1,6 @@
 // npm run soak:departures: how soon an upstream hears that its client has left, what a stalled reader costs, and how long a crowd's leaving holds the loop.
-//   node test/soak/departures.ts [--count 1000]
+//   node test/soak/departures.ts [--count 1000] [--rounds 3]
+// With --count 0, only the crowds.
 import { once } from 'node:events';
 import { createServer as createHttpServer, type ServerResponse } from 'node:http';
 import { type AddressInfo, connect as connectSocket, createServer, type Server, type Socket } from 'node:net';
@@ -8,8 +9,9 @@ import { parseArgs } from 'node:util';
 import { quantiles } from './figures.ts';
 import { type GatewayProcess, startGatewayProcess } from './gateway-process.ts';
 
-const { values } = parseArgs({ options: { count: { type: 'string', default: '1000' } } });
+const { values } = parseArgs({ options: { count: { type: 'string', default: '1000' }, rounds: { type: 'string', default: '3' } } });
 const COUNT = Number(values.count);
+const ROUNDS = Number(values.rounds);
 /** So many at a time: a few, as on a busy gateway, and not so many that this process is what is measured. */
 const AT_ONCE = 4;
 const CROWD = 2000;
@@ -136,15 +138,17 @@ async function measureCrowd(gateway: GatewayProcess, how: 'reset' | 'fin'): Prom
 }
 
 const [port, mutePort] = await Promise.all([listen(upstream), listen(mute)]);
-const gateway = await startGateway(`http://127.0.0.1:${port}/v1`);
-for (const phase of ['upload', 'headers', 'stream']) await measureDepartures(gateway, phase, AT_ONCE);
-await measureDepartures(gateway, 'backpressure', 5);
-await gateway.stop();
-const connecting = await startGateway(`https://127.0.0.1:${mutePort}/v1`);
-await measureDepartures(connecting, 'connect', 1);
-await connecting.stop();
+if (COUNT > 0) {
+  const gateway = await startGateway(`http://127.0.0.1:${port}/v1`);
+  for (const phase of ['upload', 'headers', 'stream']) await measureDepartures(gateway, phase, AT_ONCE);
+  await measureDepartures(gateway, 'backpressure', 5);
+  await gateway.stop();
+  const connecting = await startGateway(`https://127.0.0.1:${mutePort}/v1`);
+  await measureDepartures(connecting, 'connect', 1);
+  await connecting.stop();
+}
 const crowded = await startGateway(`http://127.0.0.1:${port}/v1`);
-for (let round = 0; round < 3; round++) for (const how of ['reset', 'fin'] as const) await measureCrowd(crowded, how);
+for (let round = 0; round < ROUNDS; round++) for (const how of ['reset', 'fin'] as const) await measureCrowd(crowded, how);
 await measureStalled(crowded);
 await crowded.stop();
 upstream.close().closeAllConnections();

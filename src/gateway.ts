@@ -114,7 +114,7 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
   const leases = createLeases(onFault, renewMs);
   let store = await openLimitStore(initial.limits, tellStore);
   const limiter = await createLimiter(app, { config: () => current.config, store: () => store, leases });
-  let current = createGeneration(initial);
+  let current = createGeneration(initial, clientsFor(initial));
 
   function tell(exchange: Exchange): void {
     try {
@@ -125,9 +125,9 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
     }
   }
 
-  function createGeneration(config: Config, before?: Generation): Generation {
+  /** It is not to see its predecessor: what closures here close over lives as long as they do, and so would every generation. */
+  function createGeneration(config: Config, clients: Generation['clients']): Generation {
     const { listen, hostnames, cors, trustProxy } = config.server;
-    const clients = new Map(config.upstreams.map((upstream) => [upstream, clientFor(upstream, before)]));
     const trusted = new BlockList();
     for (const network of trustProxy) addNetwork(trusted, network);
     return {
@@ -161,28 +161,31 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
   }
 
   /** An upstream whose settings stay keeps its connections. */
-  function clientFor(upstream: Upstream, before?: Generation): UpstreamClient {
-    for (const [known, client] of before?.clients ?? []) if (isDeepStrictEqual(known, upstream)) return client;
-    return createUpstreamClient(upstream);
+  function clientsFor(config: Config, before: Generation['clients'] = new Map()): Generation['clients'] {
+    const kept = (upstream: Upstream) => [...before].find(([known]) => isDeepStrictEqual(known, upstream))?.[1];
+    return new Map(config.upstreams.map((upstream) => [upstream, kept(upstream) ?? createUpstreamClient(upstream)]));
+  }
+
+  function forgetRetired(): void {
+    for (const client of retired.keys()) if (client.counts().active === 0) retired.delete(client);
   }
 
   function* connections(): Iterable<readonly [string, ConnectionCounts]> {
     for (const [{ name }, client] of current.clients) yield [name, client.counts()];
-    for (const [client, name] of retired) {
-      if (client.counts().active === 0) retired.delete(client);
-      else yield [name, client.counts()];
-    }
+    forgetRetired();
+    for (const [client, name] of retired) yield [name, client.counts()];
   }
 
   function reload(config: Config): void {
     const before = current;
-    current = createGeneration(config, before);
+    current = createGeneration(config, clientsFor(config, before.clients));
     const kept = new Set(current.clients.values());
     for (const [{ name }, client] of before.clients) {
       if (kept.has(client)) continue;
       client.retire();
       retired.set(client, name);
     }
+    forgetRetired();
     applyProcessSettings();
     const waits = (['server', 'ops'] as const).filter((part) => !isDeepStrictEqual(config[part].listen, before.config[part].listen));
     for (const part of waits) log.warn(`${part}.listen changes only with a restart`);

@@ -4,7 +4,11 @@ import dns from 'node:dns';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
+import { setImmediate } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import t, { type Test } from 'tap';
+import { loadConfig } from '../../src/config.ts';
 import { chat } from '../../src/upstream/dialects/chat.ts';
 import { startTestGateway, UPSTREAM_KEY } from '../support/gateway.ts';
 import { parseMetrics } from '../support/metrics.ts';
@@ -391,4 +395,33 @@ t.test('F17 IPv6, both families, and localhost either way round, towards clients
       await new Promise((resolve) => server.close(resolve));
     }
   }
+});
+
+t.test('what a reload replaced is let go of, though nobody scrapes', async (t) => {
+  const upstream = await upstreamFor(t);
+  const gateway = await startTestGateway(t, upstream.url);
+  const replaced: WeakRef<object>[] = [];
+  for (let n = 0; n < 5; n++) {
+    const text = `upstreams: { name${n}: { baseUrl: "${upstream.url}", apiKey: ${UPSTREAM_KEY} } }`;
+    const loaded = loadConfig({ file: 'test.yaml', text }, {});
+    if (!loaded.ok) throw new Error('the configuration was not taken');
+    // A client of an upstream holds its settings.
+    if (n < 4) replaced.push(new WeakRef(loaded.config), new WeakRef(loaded.config.upstreams[0]!));
+    gateway.reload(loaded.config);
+    const client = await connect(gateway.port);
+    client.request({ method: 'POST', target: '/v1/embeddings', body: '{}' });
+    (await upstream.request()).respond(200, {}, '{}');
+    await client.body();
+    client.destroy();
+    await gateway.ended();
+  }
+  setFlagsFromString('--expose-gc');
+  const collect: () => void = runInNewContext('gc');
+  const left = () => replaced.filter((ref) => ref.deref() !== undefined).length;
+  // The last request's parser is let go of once its socket is.
+  for (let n = 0; n < 20 && left() > 0; n++) {
+    await setImmediate();
+    collect();
+  }
+  t.equal(left(), 0);
 });

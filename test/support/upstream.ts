@@ -44,7 +44,8 @@ function takeInTurn<T>(items: readonly T[]): () => T | undefined {
 function createLedger(waiting: Waiting, isMute: boolean) {
   const connections: UpstreamConnection[] = [];
   const requests: UpstreamRequest[] = [];
-  const findFaults: (() => Error | undefined)[] = [];
+  /** One for each connection that may still bring something malformed; those that ended well need no second look. */
+  const looks = new Set<() => void>();
 
   function admit(socket: Socket, sendReset: () => void): void {
     const reader = createMessageReader(isMute ? undefined : frameRequest, (message) => {
@@ -52,17 +53,18 @@ function createLedger(waiting: Waiting, isMute: boolean) {
     });
     const peer = createPeer({ socket, reader, waiting, sendReset });
     const connection = createConnection(socket, reader, peer);
-    findFaults.push(
-      () => peer.fault ?? (reader.strayBytes > 0 && peer.ending ? new Error(`not a whole request: ${peer.describe()}`) : undefined),
-    );
+    const look = () => {
+      if (peer.fault) throw peer.fault;
+      if (!peer.ending) return;
+      if (reader.strayBytes > 0) throw new Error(`not a whole request: ${peer.describe()}`);
+      looks.delete(look);
+    };
+    looks.add(look);
     connections.push(connection);
     waiting.changed();
   }
   function refuseMalformed(): void {
-    for (const find of findFaults) {
-      const fault = find();
-      if (fault) throw fault;
-    }
+    for (const look of looks) look();
   }
   function seen(): string {
     const sizes = connections.map((connection) => connection.bytes.length);
@@ -77,16 +79,18 @@ export async function startUpstream({ tls, accept = true, waitMs }: UpstreamOpti
   const ledger = createLedger(waiting, !accept);
   const isTls = tls !== undefined && accept;
   const server = isTls ? createTlsServer({ ...tls, allowHalfOpen: true }) : createServer({ allowHalfOpen: true });
-  const sockets = new Map<number, Socket>();
+  const sockets = new Set<Socket>();
+  /** Those below TLS, by the port at the other end: one that was reset may be followed by another from the same port. */
+  const rawSockets = new Map<number, Socket>();
 
   server.on('connection', (socket: Socket) => {
-    const port = socket.remotePort ?? 0;
-    sockets.set(port, socket);
-    socket.on('close', () => sockets.delete(port));
+    sockets.add(socket);
+    socket.on('close', () => sockets.delete(socket));
+    if (isTls) rawSockets.set(socket.remotePort ?? 0, socket);
     socket.on('error', () => {}); // seen by the connection's own listeners; a failed handshake is the other side's to tell
     if (!isTls) ledger.admit(socket, () => socket.resetAndDestroy());
   });
-  server.on('secureConnection', (socket: Socket) => ledger.admit(socket, () => sockets.get(socket.remotePort ?? 0)?.resetAndDestroy()));
+  server.on('secureConnection', (socket: Socket) => ledger.admit(socket, () => rawSockets.get(socket.remotePort ?? 0)?.resetAndDestroy()));
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
 
@@ -110,7 +114,7 @@ export async function startUpstream({ tls, accept = true, waitMs }: UpstreamOpti
     },
     async close() {
       const closed = new Promise((resolve) => server.close(resolve));
-      for (const socket of sockets.values()) socket.destroy();
+      for (const socket of sockets) socket.destroy();
       await Promise.all([closed, ...ledger.connections.map((connection) => connection.closed)]);
       waiting.abandon('the upstream was closed while it waited');
       ledger.refuseMalformed();

@@ -10,6 +10,8 @@ import type { Tokenizer } from './tokens.ts';
 const MAX_HELD_TEXT = 16_384;
 /** Less of one text stays uncut: of 64 lanes, 64 KiB at most. */
 const MIN_SLICE = 1024;
+/** A longer JSON answer, if it has no usage, is not counted. */
+const MAX_KEPT_ANSWER = 1_048_576;
 const MAX_USAGE_BYTES = 65_536;
 /** Of a longer event only an excerpt is read. */
 const MAX_EVENT_BYTES = 1_048_576;
@@ -236,18 +238,40 @@ async function countInput(prompt: Prompt | undefined, { name }: Dialect, model: 
   return body && (await tokenizer.countPrompt(model, body, CHATS.has(name)));
 }
 
+/** Endpoints whose answers have text that can be counted. */
+const WRITERS = new Set([...CHATS, 'completions']);
+
 /** A meter for a JSON answer: finds `usage` and `model` in passing, whatever the size. */
 export function createBodyMeter(dialect: Dialect, tokenizer: Tokenizer): Meter {
   const scanner = createTopLevelScanner(['usage', 'model'], MAX_USAGE_BYTES);
   const model = () => decodeString(scanner.value('model') ?? '') || undefined;
+  /** The answer, as long as its tokens may have to be counted. */
+  let kept: string[] | undefined = WRITERS.has(dialect.name) ? [] : undefined;
+  let keptBytes = 0;
+
+  function keep(bytes: string): void {
+    keptBytes += bytes.length;
+    if (keptBytes > MAX_KEPT_ANSWER || scanner.value('usage') !== undefined) kept = undefined;
+    kept?.push(bytes);
+  }
+
+  async function countOutput(): Promise<number | undefined> {
+    return kept && (await tokenizer.countAnswer(model(), Buffer.from(kept.join(''), 'latin1')));
+  }
+
   return createFlatMeter({
-    scan: scanner.scan,
+    scan(bytes) {
+      scanner.scan(bytes);
+      keep(bytes);
+    },
     model,
     async usage(prompt) {
       const usage = dialect.usageOf(decodeValue(scanner.value('usage') ?? ''));
       if (usage !== undefined) return { ...usage, inputSource: 'reported', outputSource: 'reported' };
-      const input = await countInput(prompt, dialect, model(), tokenizer);
-      return input === undefined ? undefined : { ...NOTHING, input, inputSource: 'counted', outputSource: undefined };
+      const [input, output] = await Promise.all([countInput(prompt, dialect, model(), tokenizer), countOutput()]);
+      if (input === undefined && output === undefined) return undefined;
+      const sourceOf = (tokens: number | undefined) => (tokens === undefined ? undefined : 'counted');
+      return { ...NOTHING, input: input ?? 0, output: output ?? 0, inputSource: sourceOf(input), outputSource: sourceOf(output) };
     },
   });
 }

@@ -1,4 +1,4 @@
-// Gathers from a request's body what its upstream bills as input: for the worker, since such a body may be megabytes of JSON.
+// Gathers from JSON bodies what an upstream bills: a request's input, an answer's output. For the worker, since they may be megabytes.
 //
 // Text is exact; the frame around it is OpenAI's, as its cookbook documents it for chat. Definitions of tools and schemas are
 // rewritten by each provider in its own way, so that their compact JSON is an approximation (10 to 20 % above OpenAI's).
@@ -33,6 +33,33 @@ export function gatherPrompt(body: unknown, isChat: boolean): Prompt | undefined
     add(body.suffix);
   }
   return prompt.texts.length > 0 || (!isChat && prompt.tokens > 0) ? prompt : undefined;
+}
+
+/**
+ * The output of a parsed answer that was not streamed (chat, completions, Responses, Anthropic's messages): all texts of all choices.
+ * Undefined where there is none.
+ */
+export function gatherAnswer(body: unknown): Prompt | undefined {
+  if (!isObject(body)) return undefined;
+  const answer: Prompt = { model: undefined, texts: [], tokens: 0 };
+  const add = (text: unknown) => void (typeof text === 'string' && text !== '' && answer.texts.push(text));
+  for (const choice of listOf(body.choices)) {
+    if (!isObject(choice)) continue;
+    add(choice.text);
+    if (isObject(choice.message)) addWritten(choice.message, add);
+  }
+  for (const item of listOf(body.output)) if (isObject(item)) addWritten(item, add);
+  addContent(body.content, add);
+  return answer.texts.length > 0 ? answer : undefined;
+}
+
+/** What a model wrote of a message or item, without its frame. */
+function addWritten(message: JsonObject, add: Add): void {
+  addContent(message.content, add);
+  addContent(message.summary, add);
+  for (const text of [message.reasoning_content ?? message.reasoning, message.refusal, message.name, message.arguments, message.input])
+    add(text);
+  for (const call of [...listOf(message.tool_calls), { function: message.function_call }]) addCall(call, add);
 }
 
 type Add = (text: unknown) => void;

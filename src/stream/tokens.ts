@@ -23,6 +23,8 @@ export interface Tokenizer {
    * @param isChat whether the endpoint makes messages of its input
    */
   countPrompt(model: string | undefined, body: Uint8Array, isChat: boolean): Promise<number | undefined>;
+  /** Tokens of the output in the JSON `body` of an answer, likewise. */
+  countAnswer(model: string | undefined, body: Uint8Array): Promise<number | undefined>;
   /** Stops the worker; what still waits is estimated. */
   close(): Promise<void>;
 }
@@ -30,6 +32,7 @@ export interface Tokenizer {
 export type CountRequest = { id: number; model: string | undefined } & (
   | { kind: 'text'; text: string }
   | { kind: 'prompt'; body: Uint8Array<ArrayBuffer>; isChat: boolean }
+  | { kind: 'answer'; body: Uint8Array<ArrayBuffer> }
 );
 
 export interface CountReply {
@@ -96,6 +99,10 @@ export function createTokenizer(worker = workerUrl()): Tokenizer {
     return await new Promise((resolve) => waiting.set(request.id, { chars, promptBytes, resolve }));
   }
 
+  function hasRoomFor({ length }: Uint8Array): boolean {
+    return length > 0 && length <= MAX_PROMPT_BYTES && waitingPromptBytes + length <= MAX_WAITING_PROMPT_BYTES;
+  }
+
   return {
     async count(model, text) {
       if (text === '') return 0;
@@ -103,9 +110,10 @@ export function createTokenizer(worker = workerUrl()): Tokenizer {
       return (await ask({ id: ++lastId, model, kind: 'text', text })) ?? estimateTokens(text);
     },
     async countPrompt(model, body, isChat) {
-      if (body.length === 0 || body.length > MAX_PROMPT_BYTES) return undefined;
-      if (waitingPromptBytes + body.length > MAX_WAITING_PROMPT_BYTES) return undefined;
-      return await ask({ id: ++lastId, model, kind: 'prompt', body: ownBytes(body), isChat });
+      return hasRoomFor(body) ? await ask({ id: ++lastId, model, kind: 'prompt', body: ownBytes(body), isChat }) : undefined;
+    },
+    async countAnswer(model, body) {
+      return hasRoomFor(body) ? await ask({ id: ++lastId, model, kind: 'answer', body: ownBytes(body) }) : undefined;
     },
     async close() {
       const closing = thread;

@@ -1,7 +1,7 @@
 // The thread that holds the vocabularies, and counts.
 import { setImmediate } from 'node:timers/promises';
 import { parentPort } from 'node:worker_threads';
-import { gatherPrompt } from './prompt.ts';
+import { gatherAnswer, gatherPrompt } from './prompt.ts';
 import { cutLongWords, lastCut } from './slices.ts';
 import { type CountReply, type CountRequest, type Encoding, encodingOf } from './tokens.ts';
 
@@ -23,7 +23,8 @@ parentPort?.on('message', async (request: CountRequest) => {
 
 async function answer(request: CountRequest): Promise<number | undefined> {
   if (request.kind === 'text') return await countTexts(encodingOf(request.model), [request.text]);
-  const prompt = gatherPrompt(JSON.parse(Buffer.from(request.body.buffer).toString('utf8')), request.isChat);
+  const body: unknown = JSON.parse(Buffer.from(request.body.buffer).toString('utf8'));
+  const prompt = request.kind === 'answer' ? gatherAnswer(body) : gatherPrompt(body, request.isChat);
   if (prompt === undefined) return undefined;
   return prompt.tokens + (await countTexts(encodingOf(request.model ?? prompt.model), prompt.texts));
 }

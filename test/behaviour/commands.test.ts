@@ -137,7 +137,8 @@ t.test('F3 a second SIGTERM ends it at once, and not with 0', async (t) => {
 
 t.test('F12 check tells every problem with its place, and what is in effect', async (t) => {
   const folder = t.testdir({
-    'bad.yaml': 'server:\n  lisen: 1\nupstreams:\n  a: { baseUrl: ftp://x, auth: none }\nmodels: [{ match: "*", upstreams: [a], hedge: 1s }]\n',
+    'bad.yaml':
+      'server:\n  lisen: 1\nupstreams:\n  a: { baseUrl: ftp://x, auth: none }\nmodels: [{ match: "*", upstreams: [a], hedge: 1s }]\n',
   });
   const bad = runSluicegate(t, ['check', '-c', 'bad.yaml'], {}, folder);
   t.equal(await bad.exited(), 1);

@@ -279,6 +279,7 @@ t.test('a fault of the meter: counted, and the stream is whole all the same', as
   const tokenizer: Tokenizer = {
     count: () => Promise.reject(new Error('injected')),
     countPrompt: () => Promise.reject(new Error('injected')),
+    countAnswer: () => Promise.reject(new Error('injected')),
     close: async () => undefined,
   };
   const gateway = await startTestGateway(t, upstream.url, {}, tokenizer);

@@ -1,4 +1,4 @@
-// What a request's upstream bills as input, where it does not say so: texts and their frame, never images.
+// What an upstream bills where it does not say so: a request's texts and their frame, never images; an answer's texts.
 import { countTokens as countCl100k } from 'gpt-tokenizer/encoding/cl100k_base';
 import { countTokens as countO200k } from 'gpt-tokenizer/encoding/o200k_base';
 import t from 'tap';
@@ -6,7 +6,10 @@ import { createBodyMeter, createStreamMeter } from '../../src/stream/meter.ts';
 import { createTokenizer } from '../../src/stream/tokens.ts';
 import { anthropic } from '../../src/upstream/dialects/anthropic.ts';
 import { chat } from '../../src/upstream/dialects/chat.ts';
+import { completions } from '../../src/upstream/dialects/completions.ts';
+import type { Dialect } from '../../src/upstream/dialects/dialect.ts';
 import { plain } from '../../src/upstream/dialects/plain.ts';
+import { responses } from '../../src/upstream/dialects/responses.ts';
 
 const tokenizer = createTokenizer();
 t.teardown(() => tokenizer.close());
@@ -181,4 +184,65 @@ t.test('a meter counts input from the prompt only where it was not reported', as
   const reported = createBodyMeter(plain, tokenizer);
   reported.observe('{"usage":{"prompt_tokens":8}}');
   t.match(await reported.usage(() => bytes({ input: 'Hello' })), { input: 8, inputSource: 'reported' });
+});
+
+t.test('an answer that was not streamed and reports nothing: the tokens of all that was written', async (t) => {
+  const call = { id: 'c', type: 'function', function: { name: 'find', arguments: '{"q":"x"}' } };
+  const cases: [what: string, dialect: Dialect, answer: object, texts: string[]][] = [
+    [
+      'chat',
+      chat,
+      {
+        choices: [
+          { message: { role: 'assistant', content: 'Good morning', reasoning_content: 'Hm' } },
+          { message: { content: null, tool_calls: [call] } },
+        ],
+      },
+      ['Good morning', 'Hm', 'find', '{"q":"x"}'],
+    ],
+    ['completions', completions, { choices: [{ text: 'one' }, { text: ' two' }] }, ['one', ' two']],
+    [
+      'responses',
+      responses,
+      {
+        output: [
+          { type: 'reasoning', summary: [{ type: 'summary_text', text: 'Hm' }] },
+          {
+            type: 'message',
+            content: [
+              { type: 'output_text', text: 'Good morning' },
+              { type: 'refusal', refusal: 'No' },
+            ],
+          },
+          { type: 'function_call', name: 'find', arguments: '{}' },
+        ],
+      },
+      ['Hm', 'Good morning', 'No', 'find', '{}'],
+    ],
+    [
+      'anthropic',
+      anthropic,
+      {
+        content: [
+          { type: 'thinking', thinking: 'Hm' },
+          { type: 'text', text: 'Good' },
+          { type: 'tool_use', name: 'find', input: { q: 1 } },
+        ],
+      },
+      ['Hm', 'Good', 'find', '{"q":1}'],
+    ],
+  ];
+  for (const [what, dialect, answer, texts] of cases) {
+    const meter = createBodyMeter(dialect, tokenizer);
+    const text = Buffer.from(JSON.stringify(answer)).toString('latin1');
+    for (let at = 0; at < text.length; at += 11) meter.observe(text.slice(at, at + 11));
+    const output = sum(...texts);
+    t.match(await meter.usage(), { output, outputSource: 'counted', inputSource: undefined }, what);
+  }
+  const broken = createBodyMeter(chat, tokenizer);
+  broken.observe('{"choices":[{"message":{"content":"Good');
+  t.equal(await broken.usage(), undefined, 'half an answer cannot be read');
+  const embeddings = createBodyMeter(plain, tokenizer);
+  embeddings.observe('{"data":[{"embedding":[1,2]}]}');
+  t.equal(await embeddings.usage(), undefined, 'no text');
 });

@@ -100,7 +100,7 @@ export async function play(player: Player, { seed, steps, startMs, setClock }: P
     } else if (dice < 97) {
       pass(random(3) * random(1500));
     } else if (dice < 99) {
-      pass(pick([LEASE_MS - 1, LEASE_MS, WINDOW_MS / 2, WINDOW_MS - 1, WINDOW_MS]));
+      pass(pick([LEASE_MS - 1, LEASE_MS, WINDOW_MS / 2, WINDOW_MS - 1, WINDOW_MS, 30 * WINDOW_MS]));
     } else {
       // A lease is not remembered for ever: what ran before so long a pause is never heard of again.
       running = [];

@@ -77,6 +77,17 @@ t.test('one server', { skip: isRedisMissing }, async (t) => {
     t.match(await standings('cy', all(5)), { tokens: { remaining: 4 }, streams: { remaining: 4 }, budget: { remaining: 0 } });
   });
 
+  t.test('money is given back to the period that it was debited to', async (t) => {
+    const limits = { ...none, budget: { nanoUsd: 1_000, per: 'hour' as const } };
+    const told = (lease: string, nanoUsd: number) => ({ caller: 'ann', limits, lease, spent: { tokens: 0, nanoUsd } });
+    for (const lease of ['a', 'b']) await store.admit({ caller: 'ann', limits, lease, reserve: { tokens: 0, nanoUsd: 0 } });
+    await store.renew([told('a', 100)]);
+    nowMs += 3_600_000;
+    await store.renew([told('a', 150), told('b', 70)]);
+    await store.settle(told('a', 80));
+    t.equal((await standings('ann', limits))?.budget?.remaining, 930);
+  });
+
   t.test('a clock that is set back stands still for a minute at the most', async (t) => {
     const limits = all(100);
     const admit = (lease: string) => store.admit({ caller: 'ann', limits, lease, reserve: { tokens: 1, nanoUsd: 1 } });

@@ -5,8 +5,9 @@ import { STEPS, UNFORETOLD_MS } from './windows.ts';
  * What every script begins with. Times are whole microseconds of the server's clock: replicas need not agree on theirs.
  *
  * KEYS, of one caller and so in one slot of a cluster; the keys of its leases are made from the first (`…:lease:ID`):
- *   sums   hash: `at` (the last time seen), `tokens`, `money` and `slots` that live leases hold, and for each kind of
- *          period `from:KIND` (its start) and `spent:KIND`
+ *   sums   hash: `at` (the last time seen), `tokens`, `money` and `slots` that live leases hold, for each kind of period
+ *          `from:KIND` (its start) and `spent:KIND`; and `counted`, the sum of the steps, with the `last` of them, as they
+ *          stood when step number `step` had begun (adding them up each time took 0.1 ms of a busy caller's admission)
  *   log    list: times of admission, oldest first
  *   steps  hash: tokens debited, by step of the window
  *   live   sorted set: leases by the time at which they expire
@@ -56,7 +57,7 @@ local function period()
   return from, from + length
 end
 
-local known = redis.call('HMGET', sums, 'at', 'tokens', 'money', 'slots', 'from:' .. per, 'spent:' .. per)
+local known = redis.call('HMGET', sums, 'at', 'tokens', 'money', 'slots', 'from:' .. per, 'spent:' .. per, 'step', 'counted', 'last')
 local held = { tokens = tonumber(known[2]) or 0, money = tonumber(known[3]) or 0, slots = tonumber(known[4]) or 0 }
 local isChanged = false
 
@@ -68,10 +69,18 @@ if at > now then
     now = at
   else
     redis.call('DEL', log, steps, live)
+    known[7] = false
     held = { tokens = 0, money = 0, slots = 0 }
     isChanged = true
   end
 end
+
+local length = window / ${STEPS}
+local function endOf(step) return step * length end
+-- Steps leave the window only as one begins.
+local stepNow = math.floor(now / length)
+local function isGone(step) return step <= stepNow - ${STEPS} end
+local steadyStep, counted, last = tonumber(known[7]), tonumber(known[8]) or 0, tonumber(known[9]) or 0
 
 local from, to, spent = 0, 0, 0
 if limits.budget then
@@ -114,13 +123,10 @@ local function enliven(id, lease)
   redis.call('SET', keyOf(id), cmsgpack.pack(lease), 'PX', whole(math.ceil((life + keep) / 1000)))
 end
 
-local length = window / ${STEPS}
-local function endOf(step) return step * length end
-
 local function debitTokens(lease, growth)
   -- Pairs of a step and what was debited to it, oldest first.
   local debits = lease.debits
-  while debits[1] and endOf(debits[1]) <= now - window do
+  while debits[1] and isGone(debits[1]) do
     table.remove(debits, 1)
     table.remove(debits, 1)
   end
@@ -128,6 +134,8 @@ local function debitTokens(lease, growth)
     local step = math.ceil(now / length)
     redis.call('HINCRBY', steps, whole(step), whole(growth))
     keepFor(steps, window + length)
+    counted = counted + growth
+    last = step
     if debits[#debits - 1] == step then
       debits[#debits] = debits[#debits] + growth
     else
@@ -136,6 +144,7 @@ local function debitTokens(lease, growth)
     end
   end
   local back = -growth
+  if back > 0 then steadyStep = nil end
   while back > 0 and #debits > 0 do
     local tokens = math.min(back, debits[#debits])
     redis.call('HINCRBY', steps, whole(debits[#debits - 1]), whole(-tokens))
@@ -171,11 +180,11 @@ end
 local function save()
   if not isChanged then return end
   redis.call('HSET', sums, 'at', whole(now), 'tokens', whole(held.tokens), 'money', whole(held.money), 'slots', whole(held.slots))
+  if limits.tokens then redis.call('HSET', sums, 'step', whole(steadyStep or -1), 'counted', whole(counted), 'last', whole(last)) end
   if limits.budget then redis.call('HSET', sums, 'from:' .. per, whole(from), 'spent:' .. per, whole(spent)) end
   keepFor(sums, math.max(window + life, to - now))
 end
 
--- Both windows: what is counted in them, oldest first where it is steps.
 local function countRequests()
   if not limits.requests then return 0 end
   local first = redis.call('LINDEX', log, 0)
@@ -189,32 +198,30 @@ local function countRequests()
   return redis.call('LLEN', log)
 end
 
-local function readSteps()
-  local counted, used = {}, 0
-  if not limits.tokens then return counted, used end
-  local stored, gone = redis.call('HGETALL', steps), {}
+-- Adds the steps up; returns them, in no order.
+local function countTokens()
+  if steadyStep ~= stepNow then isChanged = true end
+  counted, last, steadyStep = 0, 0, stepNow
+  local stored, found, gone = redis.call('HGETALL', steps), {}, {}
   for at = 1, #stored, 2 do
     local step, tokens = tonumber(stored[at]), tonumber(stored[at + 1])
-    if endOf(step) <= now - window then
+    if isGone(step) then
       table.insert(gone, stored[at])
     elseif tokens > 0 then
-      table.insert(counted, { step, tokens })
-      used = used + tokens
+      table.insert(found, { step, tokens })
+      counted = counted + tokens
+      last = math.max(last, step)
     end
   end
   if #gone > 0 then redis.call('HDEL', steps, unpack(gone)) end
-  return counted, used
+  return found
 end
 
 -- What is used of each limit, and how long until it is as if nothing had been.
-local function stand(requests, counted, tokens)
-  local answer = { requests, 0, tokens + held.tokens, 0, held.slots, spent + held.money, to - now }
+local function stand(requests)
+  local answer = { requests, 0, counted + held.tokens, 0, held.slots, spent + held.money, to - now }
   if requests > 0 then answer[2] = redis.call('LINDEX', log, -1) + window - now end
-  if held.tokens > 0 then
-    answer[4] = window
-  else
-    for _, pair in ipairs(counted) do answer[4] = math.max(answer[4], endOf(pair[1]) + window - now) end
-  end
+  answer[4] = held.tokens > 0 and window or endOf(last) + window - now
   return answer
 end
 `;
@@ -223,7 +230,7 @@ end
 export const ADMIT = `${PRELUDE}
 local id, reserveTokens, reserveMoney = ARGV[OWN], tonumber(ARGV[OWN + 1]), tonumber(ARGV[OWN + 2])
 local requests = countRequests()
-local counted, tokens = readSteps()
+if limits.tokens and steadyStep ~= stepNow then countTokens() end
 
 local refusedBy, wait = '', 0
 local function refuse(name, us)
@@ -237,11 +244,12 @@ if limits.requests and requests >= limits.requests then
   local last = limits.requests > 0 and redis.call('LINDEX', log, whole(-limits.requests)) or now
   refuse('requests', last + window - now)
 end
-if limits.tokens and tokens + held.tokens >= limits.tokens then
+if limits.tokens and counted + held.tokens >= limits.tokens then
   -- Until enough steps have gone, the reservations staying as they are.
-  table.sort(counted, function(one, other) return one[1] < other[1] end)
-  local used, us = tokens + held.tokens, UNFORETOLD
-  for _, pair in ipairs(counted) do
+  local oldestFirst = countTokens()
+  table.sort(oldestFirst, function(one, other) return one[1] < other[1] end)
+  local used, us = counted + held.tokens, UNFORETOLD
+  for _, pair in ipairs(oldestFirst) do
     used = used - pair[2]
     if used < limits.tokens then
       us = endOf(pair[1]) + window - now
@@ -264,7 +272,7 @@ if refusedBy == '' then
   end
 end
 save()
-return { refusedBy, wait, stand(requests, counted, tokens) }
+return { refusedBy, wait, stand(requests) }
 `;
 
 /** Own arguments: lease, tokens and money, for each lease of this caller. Answers 1 where the budget is spent. */
@@ -315,7 +323,8 @@ save()
 /** No arguments of its own. Answers the standings. */
 export const STAND = `${PRELUDE}
 local requests = countRequests()
-local answer = stand(requests, readSteps())
+if limits.tokens and steadyStep ~= stepNow then countTokens() end
+local answer = stand(requests)
 save()
 return answer
 `;

@@ -208,12 +208,16 @@ export async function createFailoverStore(options: FailoverOptions): Promise<Fai
           there.push(lease);
         }
       }
+      // At once: by the time that the shared store has answered, some may have ended.
+      const spent = renewHere(isUp ? [] : there, here);
+      if (!isUp) return spent;
       try {
-        if (isUp) return union(await renewThere(there), await renewHere([], here));
+        return union(await renewThere(there), await spent);
       } catch {
         // Away since just now: what was to be renewed there is renewed here.
+        const running = there.filter((lease) => granted.has(lease.running.lease));
+        return union(await renewHere(running), await spent);
       }
-      return renewHere(there, here);
     },
     free(running) {
       const lease = granted.get(running.lease);

@@ -61,7 +61,7 @@ declare module 'ioredis' {
   }
 }
 
-/** Leases in one script: a hundred take the server about a millisecond, for which it serves no one else. */
+/** Leases in one script: a hundred take the server about two milliseconds, for which it serves no one else. */
 const LEASES_AT_ONCE = 100;
 /** A settlement is told again within seconds of the store's return; only one whose answer was lost at the outage's very start is older. */
 const KEEP_SETTLED_MS = 600_000;

@@ -78,7 +78,7 @@ async function readServer(url: string, caller = 'ann') {
 t.test('away at the start, it is missed by nobody, and found when it comes', { skip: isRedisMissing }, async (t) => {
   const redis = await startRedis(t);
   await redis.kill();
-  const { store, change, admit, startMs } = await open(t, redis.url);
+  const { store, change, admit, told, startMs } = await open(t, redis.url);
   t.ok(startMs < SOON_MS, `started in ${Math.round(startMs)} ms`);
   t.same(await change(1), [false, 'ECONNREFUSED']);
   t.equal(store.isUp, false);
@@ -88,10 +88,16 @@ t.test('away at the start, it is missed by nobody, and found when it comes', { s
   t.same(await change(2), [true, undefined]);
   t.equal(store.isUp, true);
   const shared = await admit();
+  const renewal = store.renew([spend(local.running, 1), spend(shared.running, 1)]);
   store.settle(spend(local.running, 5));
   store.settle(spend(shared.running, 7));
-  await store.renew([]);
+  await renewal;
+  await told();
   t.same(await readServer(redis.url), { spent: 7, slots: 0 }, 'what was admitted here is settled here');
+  await redis.kill();
+  await change(3);
+  const standings = (await store.standings(new Map([['ann', limits]]))).get('ann');
+  t.match(standings, { streams: { remaining: 10 }, budget: { remaining: BUDGET - 5 } }, 'and no renewal on its way brings it back');
 });
 
 t.test('denied is denied at once, and admitted again when it is back', { skip: isRedisMissing }, async (t) => {

@@ -15,6 +15,13 @@ const binary = (process.env.PATH ?? '')
 /** For a test's `skip`. */
 export const isRedisMissing = binary === undefined && 'redis-server is not installed';
 
+/** Should a test fail or be ended, nothing stays behind. */
+const servers = new Set<ChildProcess>();
+process.once('exit', () => {
+  for (const server of servers) server.kill('SIGKILL');
+});
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1));
+
 export interface TestRedis {
   readonly port: number;
   readonly url: string;
@@ -50,7 +57,7 @@ export async function startRedis(t: Test, settings: readonly string[] = []): Pro
   async function start(): Promise<void> {
     const options = ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--dir', folder, ...settings];
     child = spawn(binary ?? '', options, { stdio: ['ignore', 'pipe', 'inherit'] });
-    process.once('exit', () => child?.kill('SIGKILL'));
+    servers.add(child);
     const said: string[] = [];
     for await (const line of createInterface({ input: child.stdout as NonNullable<typeof child.stdout> })) {
       said.push(line);

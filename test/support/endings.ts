@@ -399,6 +399,20 @@ export const endings: readonly Ending[] = [
     act: inStream(({ drain }) => drain()),
   },
   {
+    ids: 'onExhausted',
+    phase: 'stream',
+    cause: 'the client’s budget is spent, and `onExhausted` is `cut`',
+    client: { event: 'insufficient_quota' },
+    upstream: CLOSED,
+    outcome: 'rejected',
+    settings: {
+      models: [{ match: '*', upstreams: ['main'], price: { output: 10 } }],
+      anonymous: { limits: { budget: { usd: 0.000001, per: 'month' }, onExhausted: 'cut' } },
+    },
+    call: { target: '/openai/deployments/m/chat/completions', body: '{}' },
+    act: inStream(() => undefined),
+  },
+  {
     ids: 'B34',
     phase: 'stream',
     cause: 'an error event of the upstream’s',

@@ -9,6 +9,8 @@ export const MAX_EVENT_BYTES = 1_048_576;
 const MAX_FRUITLESS = 8;
 /** Longer than any usage of zeros. */
 const MAX_ZEROS_BYTES = 1024;
+/** A time, a count: what may differ from line to line. */
+const LONG_NUMBER = /\d{4,}/;
 const BOM = '\xef\xbb\xbf';
 const DATA = 'data:';
 
@@ -64,7 +66,7 @@ export function createUsageCut(strip: Strip, emit: (bytes: string) => void): Usa
   let isUsage = false; // the member may have to go
   let isEscaped = false;
   // The last line's beginning, up to its choices: equal bytes lead to the same place, and need not be walked again.
-  let known = '';
+  let known: readonly string[] = []; // literals, with a number between each two
   let knownObject = 0; // where its object begins
   let fruitless = 0;
   let lineAt = -1; // where the line began in `text`; -1 where in an earlier piece
@@ -230,22 +232,39 @@ export function createUsageCut(strip: Strip, emit: (bytes: string) => void): Usa
     const object = objectStart - walked - lineAt;
     if (lineAt < from || object < 0) return; // begun elsewhere, or cut already
     if (++fruitless > MAX_FRUITLESS && fruitless % 16 !== 0) return;
-    known = Buffer.from(text.slice(lineAt, at), 'latin1').toString('latin1'); // a slice would keep the whole piece
+    const begun = Buffer.from(text.slice(lineAt, at), 'latin1').toString('latin1'); // a slice would keep the whole piece
+    known = begun.split(LONG_NUMBER);
     knownObject = object;
   }
 
-  /** Goes to the choices at once, where the line begins as the last one did: 0.5 µs of 0.9 for an event of 330 bytes. */
+  /**
+   * Goes to the choices at once, where the line begins as the last one did, but for numbers, which change nothing about where
+   * things stand: 0.5 µs of 0.9 for an event of 330 bytes.
+   */
   function skipKnown(): boolean {
     lineAt = at;
-    if (known === '' || isUncut || !isOutside()) return false;
-    const end = at + known.length;
-    if (text.slice(at, end) !== known) return false;
+    if (known.length === 0 || isUncut || !isOutside()) return false;
+    const end = endOfKnown();
+    if (end < 0) return false;
     objectStart = walked + at + knownObject;
     at = end;
     fruitless = 0;
     choices.begin(true);
     place = NESTED;
     return true;
+  }
+
+  /** Behind what is known of the line that begins here; -1 where it begins in another way. */
+  function endOfKnown(): number {
+    let end = at;
+    for (let i = 0; i < known.length; i++) {
+      const start = i === 0 ? at : behindDigits(text, end);
+      if (i > 0 && start === end) return -1;
+      const literal = known[i]!;
+      end = start + literal.length;
+      if (text.slice(start, end) !== literal) return -1;
+    }
+    return end;
   }
 
   /** `data:` at the start of a line, byte by byte; a blank line ends the event. */
@@ -345,6 +364,12 @@ export function createUsageCut(strip: Strip, emit: (bytes: string) => void): Usa
     },
     release,
   };
+}
+
+function behindDigits(text: string, start: number): number {
+  let at = start;
+  while (text.charCodeAt(at) >= 48 && text.charCodeAt(at) <= 57) at++;
+  return at;
 }
 
 /** A member with an object in which all numbers are zero: Ollama puts that on every chunk, where it is asked for usage. */

@@ -98,6 +98,15 @@ t.test('what is like an earlier event is read like it, and what is not is not', 
   t.same(textsOf(reader), ['one two "usage":{"prompt_tokens":9}😀m three four five', ' six', ' seven']);
   t.same([reader.contentCount, reader.meaningCount, reader.hasError, reader.isOutputKnown], [11, 11, true, false]);
   t.match(reader.usage, { input: 1, output: 7 });
+  const timed = feed(chat, [
+    delta({ content: 'one' }, { t: 1.5, usage: { prompt_tokens: 0, completion_tokens: 0 } }),
+    delta({ content: ' two' }, { t: -2e9, usage: { prompt_tokens: 0, completion_tokens: 0 } }),
+    delta({ content: ' three' }, { t: 17, usage: { prompt_tokens: 3, completion_tokens: 4 } }),
+  ]);
+  t.same(textsOf(timed), ['one two three']);
+  t.match(timed.usage, { input: 3, output: 4 }, 'a number further in is none that may differ');
+  const block = (index: number, text: string) => ({ type: 'content_block_delta', index, delta: { type: 'text_delta', text } });
+  t.same(textsOf(feed(anthropic, [block(0, 'a'), block(0, 'b'), block(1, 'c')])), ['ab', 'c'], 'an index says which text it is');
   const named = feed(chat, [text('one')]);
   named.read('error', JSON.stringify(text(' two')));
   t.equal(named.hasError, true, 'the name is part of it');

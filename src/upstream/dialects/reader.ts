@@ -214,6 +214,7 @@ export function createReader(interpreter: Interpreter): EventReader {
 }
 
 function parseEvent(data: string): JsonObject | undefined {
+  if (data.startsWith('[DONE]')) return undefined; // an exception takes longer than all the rest of an event
   try {
     const event: unknown = JSON.parse(Buffer.from(data, 'latin1').toString('utf8'));
     return isObject(event) ? event : undefined;

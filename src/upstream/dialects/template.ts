@@ -6,9 +6,10 @@
 
 /** Values that no dialect reads: they may differ as well. */
 const PADDING = new Set(['obfuscation', 'p', 'id', 'item_id']);
-const COUNTERS = new Set(['sequence_number', 'created']);
+/** Of the numbers among an event's own members dialects read these only: any other (`created`, a time, a count) may differ. */
+const READ_NUMBER = /index$/;
 
-type Hole = 'text' | 'padding' | 'created' | 'sequence_number';
+type Hole = 'text' | 'padding' | 'number' | 'sequence_number';
 
 export interface Template {
   /** Does the event fit? Then `text` and `sequenceNumber` are those of this event. */
@@ -50,8 +51,7 @@ function compile(eventName: string, literals: readonly string[], holes: readonly
       const start = at + literal.length;
       if (data.slice(at, start) !== literal) return false; // 26 ns for 240 bytes, startsWith 121
       const hole = holes[i]!;
-      const isNumber = hole === 'sequence_number' || hole === 'created';
-      at = isNumber ? endOfDigits(data, start) : endOfString(data, start);
+      at = hole === 'number' || hole === 'sequence_number' ? endOfNumber(data, start) : endOfString(data, start);
       if (at < 0) return false;
       if (hole === 'text') {
         const found = data.slice(start, at);
@@ -66,19 +66,23 @@ function compile(eventName: string, literals: readonly string[], holes: readonly
   return template;
 }
 
-/** All string values that are the text, the padding and the counters, in order. A provider may give one text under two names. */
+/** All string values that are the text and the padding, and the event's own numbers, in order. A provider may give one text under two names. */
 function findGaps(data: string, text: string): Gap[] {
   const gaps: Gap[] = [];
   let key = '';
+  let depth = 0;
+  let behind = 0; // the string before
   for (let open = data.indexOf('"'); open >= 0; ) {
     const end = endOfString(data, open + 1);
     if (end < 0) return [];
     const raw = data.slice(open + 1, end);
     const value = skipColon(data, end + 1);
+    depth += depthOf(data.slice(behind, open));
+    behind = end + 1;
     if (value > 0) {
       key = raw;
-      const digits = COUNTERS.has(key) ? endOfDigits(data, value) : -1;
-      if (digits > value) gaps.push({ hole: key as Hole, start: value, end: digits });
+      const number = depth === 1 && !READ_NUMBER.test(key) ? endOfNumber(data, value) : -1;
+      if (number >= 0) gaps.push({ hole: key === 'sequence_number' ? key : 'number', start: value, end: number });
     } else if (PADDING.has(key)) gaps.push({ hole: 'padding', start: open + 1, end });
     else if (isText(raw, text)) gaps.push({ hole: 'text', start: open + 1, end });
     open = data.indexOf('"', end + 1);
@@ -115,10 +119,23 @@ function endOfString(data: string, start: number): number {
   return -1;
 }
 
-function endOfDigits(data: string, start: number): number {
+/** Behind the number that begins at `start`; -1 for none. */
+function endOfNumber(data: string, start: number): number {
   let at = start;
-  while (at < data.length && data.charCodeAt(at) >= 48 && data.charCodeAt(at) <= 57) at++;
-  return at;
+  while (isOfNumber(data.charCodeAt(at))) at++;
+  return at === start ? -1 : at;
+}
+
+/** Digits, and what else a number may have. */
+function isOfNumber(code: number): boolean {
+  return (code >= 48 && code <= 57) || code === 46 || code === 45 || code === 43 || (code | 32) === 101;
+}
+
+/** How many more brackets are opened than closed between two strings. */
+function depthOf(between: string): number {
+  let depth = 0;
+  for (const char of between) depth += char === '{' || char === '[' ? 1 : char === '}' || char === ']' ? -1 : 0;
+  return depth;
 }
 
 /** A copy: a slice would keep the whole chunk that it was cut from. */

@@ -3,6 +3,12 @@
 /** The bound of a wait that names none. */
 export const defaultWaitMs = 5000;
 
+/**
+ * A bound is that many turns of the loop apart: a process that others keep from running for seconds has not waited for them,
+ * and its timers are called before it has read what came in the meantime.
+ */
+const STEPS = 20;
+
 export interface Wait<T> {
   /** Completes "waited N ms for …". */
   readonly awaited: string;
@@ -42,7 +48,12 @@ export function createWaiting(boundMs: number = defaultWaitMs): Waiting {
         pending.delete(isSettled);
         reject(new Error(`${why} for ${awaited}; seen: ${seen()}`, { cause: asked }));
       };
-      const timer = setTimeout(() => giveUp(`waited ${boundMs} ms`), boundMs);
+      let stepsLeft = STEPS;
+      const step = () => {
+        if (--stepsLeft === 0) giveUp(`waited ${boundMs} ms`);
+        else timer = setTimeout(step, boundMs / STEPS);
+      };
+      let timer = setTimeout(step, boundMs / STEPS);
       if (!isSettled()) pending.set(isSettled, giveUp);
     });
   }

@@ -13,6 +13,8 @@ import { type Metrics, parseMetrics } from '../support/metrics.ts';
 export interface Watched {
   readonly wallMs: number;
   readonly ranMs: number;
+  /** By how much the loop was late, in 99 of 100 turns no more. */
+  readonly delayP99Ms: number;
   readonly heap: number;
   readonly outside: number;
   readonly resident: number;

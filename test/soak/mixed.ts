@@ -1,26 +1,18 @@
-// npm run soak: hours of mixed traffic in minutes, with everything going wrong, and then the books are balanced.
-//   node test/soak/soak.ts [--minutes 10] [--seed 1] [--at-once 60]
+// The soak's main scenario: hours of mixed traffic in minutes, with everything going wrong, and then the books are balanced.
 import { createHash } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { startFaultRelay, type Toxic } from '../support/fault-relay.ts';
 import { createRandom } from '../support/random.ts';
 import { type Call, faultOfStream, type Got, makeCall } from './clients.ts';
-import { quantiles, slopePerMinute, toMib } from './figures.ts';
+import { quantiles, toMib } from './figures.ts';
 import { type RequestLine, startGatewayProcess, type Watched } from './gateway-process.ts';
+import { atOnce, minutes, seed } from './options.ts';
 import { makePlan, type Plan } from './plans.ts';
+import { conclude, find, print, printMemory } from './report.ts';
 import { type Performance, startSoakUpstream } from './upstream.ts';
 
-const { values } = parseArgs({
-  options: {
-    minutes: { type: 'string', default: '10' },
-    seed: { type: 'string', default: '1' },
-    'at-once': { type: 'string', default: '60' },
-  },
-});
-const seed = Number(values.seed);
 const random = createRandom(seed);
-const untilMs = performance.now() + Number(values.minutes) * 60_000;
+const untilMs = performance.now() + minutes(10) * 60_000;
 
 const CLIENT_KEY = 'sk-client-canary-0123456789';
 const UPSTREAM_KEY = 'sk-upstream-canary-0123456789';
@@ -60,17 +52,11 @@ interface Entry {
 }
 
 const entries = new Map<string, Entry>();
-const findings: string[] = [];
 /** When the relay disturbed whatever passed through it. */
 const storms: { fromMs: number; toMs: number }[] = [];
 const weights: (Watched & { atMs: number })[] = [];
 let reloads = 0;
 let lines = 0;
-
-function find(what: string): void {
-  findings.push(what);
-  if (findings.length <= 20) process.stderr.write(`finding: ${what}\n`);
-}
 
 function performanceOf(id: string): Performance | undefined {
   const entry = entries.get(id);
@@ -273,8 +259,6 @@ async function balanceMetrics(): Promise<void> {
 function printFigures(before: number, after: number): void {
   const all = [...entries.values()];
   const count = (of: (entry: Entry) => boolean) => all.filter(of).length;
-  const print = (name: string, value: unknown) =>
-    console.log(`${name.padEnd(34)} ${typeof value === 'object' ? JSON.stringify(value) : value}`);
   print('seed', seed);
   print('requests', all.length);
   print(
@@ -309,14 +293,7 @@ function printFigures(before: number, after: number): void {
   print('reloads, storms', [reloads, storms.length]);
   print('log lines', lines);
   print('bytes sent by the upstream', `${toMib(upstream.bytesSent)} MiB`);
-  const later = weights.slice(Math.floor(weights.length / 3));
-  const held = later.map(({ heap, outside, atMs }) => ({ atMs, value: (heap + outside) / 1_048_576 }));
-  print(
-    'heap after GC, slope',
-    `${slopePerMinute(held).toFixed(2)} MiB a minute, from ${held[0]?.value.toFixed(1)} to ${held.at(-1)?.value.toFixed(1)} MiB`,
-  );
-  const resident = later.map(({ resident: bytes, atMs }) => ({ atMs, value: bytes / 1_048_576 }));
-  print('resident memory, slope', `${slopePerMinute(resident).toFixed(2)} MiB a minute, last ${resident.at(-1)?.value.toFixed(0)} MiB`);
+  printMemory(weights);
   print('descriptors before, after', [before, after]);
   print(
     'worst turn of the loop',
@@ -340,7 +317,7 @@ async function countDescriptors(): Promise<number> {
 await Promise.all(Array.from({ length: 50 }, (_, n) => playOne(`soak-warm-${n}`)));
 await gateway.watch();
 const before = await countDescriptors();
-await Promise.all([disturb(), weigh(), ...Array.from({ length: Number(values['at-once']) }, (_, worker) => keepCalling(worker))]);
+await Promise.all([disturb(), weigh(), ...Array.from({ length: atOnce(60) }, (_, worker) => keepCalling(worker))]);
 await settle();
 balanceOutcomes();
 await balanceMetrics();
@@ -351,5 +328,4 @@ await relay.close();
 for (let n = 0; n < 20 && upstream.openSockets > 0; n++) await setTimeout(50);
 if (upstream.openSockets > 0) find(`${upstream.openSockets} sockets are open upstream after the end`);
 upstream.close();
-console.log(findings.length === 0 ? 'nothing found' : `${findings.length} findings`);
-process.exitCode = findings.length === 0 ? 0 : 1;
+conclude();

@@ -57,7 +57,8 @@ export function createListener(options: ListenerOptions): FastifyInstance {
   const { headersMs, requestMs, checkMs } = options.clocks ?? CLOCKS;
   const app = fastify({
     logger: false,
-    trustProxy: options.isTrusted,
+    // A client that had gone before its connection was taken has no address.
+    trustProxy: (address: string | undefined) => address !== undefined && options.isTrusted(address),
     exposeHeadRoutes: false,
     return503OnClosing: false,
     forceCloseConnections: 'idle',

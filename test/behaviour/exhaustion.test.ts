@@ -404,6 +404,23 @@ t.test('A9 a client that reads a little now and then is bounded: by clientStall,
   await Promise.all([trickle(1, 'client_stalled'), trickle(400_000, 'timeout_total')]);
 });
 
+t.test('A7 who takes nothing is reset, and the kernel keeps nothing for it', async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(() => upstream.close());
+  const gateway = await startTestGateway(t, upstream.url, { server: { clientStall: '200ms' } });
+  const client = await connect(gateway.port);
+  client.request(chat);
+  const request = await upstream.request();
+  request.startSse();
+  await client.head();
+  client.pause();
+  const event = contentEvent('x'.repeat(60_000));
+  for (let n = 0; n < 500; n++) request.chunk(event);
+  t.match(await gateway.ended(), { outcome: 'client_stalled' });
+  client.resume();
+  t.match(await client.closed, { how: 'reset', isComplete: false });
+});
+
 t.test('A17 a thousand calls, every other one given up, leave no listener behind', async (t) => {
   const warnings: Error[] = [];
   const onWarning = (warning: Error) => void warnings.push(warning);

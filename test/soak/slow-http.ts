@@ -154,13 +154,15 @@ async function play(mode: Mode): Promise<void> {
   const leftSeconds = () => seconds - Math.round((performance.now() - startedAtMs) / 1000);
   const before = gateway.descriptors();
   const open: number[] = [];
+  const roundMs = (count / rate) * 1000 + limitMs + GRACE_MS;
   let rounds = 0;
-  let roundAtMs = startedAtMs;
-  for (; leftSeconds() > 0; rounds++) {
+  let roundAtMs: number;
+  do {
     roundAtMs = performance.now();
     open.push(...(await attack(mode, leftSeconds())));
-  }
-  const hasReachedLimit = performance.now() - roundAtMs > (count / rate) * 1000 + limitMs + GRACE_MS;
+    rounds += 1;
+  } while (leftSeconds() * 1000 > roundMs);
+  const hasReachedLimit = performance.now() - roundAtMs > roundMs - GRACE_MS;
   const { wallMs, ranMs, resident } = await gateway.watch();
   isOver = true;
   const times = await probing;

@@ -180,8 +180,10 @@ export function createUpstreamClient(upstream: Pick<Upstream, 'baseUrl' | 'maxCo
         if (isOver || (status < 200 && status !== 101)) return;
         // Nobody asked for another protocol.
         if (status === 101) return fail(new Error('101'));
+        const headers = rawHeaderList(started.rawHeaders);
+        if (!isUnframed(headers)) return fail(new Error('transfer coding'));
         controller = started;
-        events.onHead(status, rawHeaderList(started.rawHeaders));
+        events.onHead(status, headers);
       },
       onResponseData(_, chunk) {
         if (!isOver) events.onChunk(chunk);
@@ -259,6 +261,15 @@ function isGone({ socket }: Connection): boolean {
 function rawHeaderList(raw: Dispatcher.DispatchController['rawHeaders']): HeaderList {
   if (!Array.isArray(raw)) return [];
   return raw.map((part) => (typeof part === 'string' ? part : part.toString('latin1')));
+}
+
+/**
+ * Whether undici has taken off every transfer coding (RFC 9112 6.1), of which nothing is told further down. Of `gzip, chunked`
+ * it takes off one, and of `chunked` with a tab behind it none: the framing would become the client's body.
+ */
+function isUnframed(headers: HeaderList): boolean {
+  const codings = headers.filter((_, at) => headers[at - 1]?.toLowerCase() === 'transfer-encoding' && at % 2 === 1);
+  return codings.length === 0 || (codings.length === 1 && /^chunked *$/i.test(codings[0] ?? ''));
 }
 
 /** The code of an error or of what caused it; its message may quote addresses and stays here. */

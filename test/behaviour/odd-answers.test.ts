@@ -59,6 +59,25 @@ t.test('B15 a stream was asked for and JSON or HTML came: passed on with its own
   }
 });
 
+t.test('B9 an answer with a transfer coding that would not come off is refused', async (t) => {
+  const chunks = '2\r\nok\r\n0\r\n\r\n';
+  const head = (codings: string) => `HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n${codings}\r\n`;
+  const te = 'Transfer-Encoding: ';
+  for (const codings of ['chunked\t', 'gzip, chunked', 'gzip', 'xchunked', 'chunked, chunked', `chunked\r\n${te}chunked`]) {
+    const { gateway, client, request } = await ask(t);
+    request.connection.write(head(`${te}${codings}\r\n`) + chunks);
+    request.connection.end();
+    t.equal((await client.head()).status, 502, JSON.stringify(codings));
+    t.match((await client.body()).toString(), /"code":"upstream_reset"/);
+    t.match(await gateway.ended(), { outcome: 'upstream_reset' });
+  }
+  for (const codings of ['chunked', ' chunked  ', 'CHUNKED', '\tchunked']) {
+    const { client, request } = await ask(t);
+    request.connection.write(head(`${te}${codings}\r\n`).replace('event-stream', 'plain') + chunks);
+    t.equal((await client.body()).toString(), 'ok', JSON.stringify(codings));
+  }
+});
+
 t.test('B25 bytes after the final chunk reach nobody, and the connection is not used again', async (t) => {
   const { upstream, gateway, client, request } = await ask(t);
   request.connection.write(

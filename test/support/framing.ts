@@ -54,7 +54,7 @@ function declaredFraming({ headers }: Head): Framing | undefined {
   const { 'content-length': length, 'transfer-encoding': coding } = headers;
   demand(length === undefined || coding === undefined, 'both Content-Length and Transfer-Encoding');
   demand(coding === undefined || coding === 'chunked', `Transfer-Encoding: ${coding}`);
-  demand(length === undefined || /^\d{1,15}$/.test(length), `Content-Length: ${length}`);
+  demand(length === undefined || /^\d{1,20}$/.test(length), `Content-Length: ${length}`);
   if (coding !== undefined) return 'chunked';
   return length === undefined ? undefined : Number(length);
 }
@@ -133,7 +133,7 @@ export function createMessageReader(frame?: (head: Head) => Framing, onHead: (me
   function* readChunks(body: ByteStore): Generator<void, void> {
     for (;;) {
       const line = yield* readLines('\r\n', 64);
-      demand(/^[\da-f]{1,8}\r\n$/i.test(line), `chunk size ${JSON.stringify(line)}`);
+      demand(/^[\da-f]{1,20}\r\n$/i.test(line), `chunk size ${JSON.stringify(line)}`);
       const size = Number.parseInt(line, 16);
       if (size === 0) break;
       yield* readBytes(size, body);

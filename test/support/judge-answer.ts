@@ -25,7 +25,7 @@ export function judgeAnswer(bytes: Buffer, ending: Ending, heard: Heard, finding
   if (!text.startsWith(body) && !text.startsWith(trimmed))
     finding(`heard ${JSON.stringify(body)}, not a prefix of ${JSON.stringify(text)}`);
   // Whoever has said its last word in an event stream has ended it; what breaks behind that is nobody's any more.
-  const hasLastWord = /data: ?\[DONE\]|"error":/.test(text) && /event-stream/i.test(said.head.text);
+  const hasLastWord = /data: ?\[DONE\]|"error":|^event: ?error$/m.test(text) && /event-stream/i.test(said.head.text);
   if (heard.isWhole && !said.isComplete && !hasLastWord) finding('a body was completed that the upstream had not completed');
   if (heard.isWhole && body.length < text.length) finding(`${text.length} bytes came as ${body.length}, complete`);
 }

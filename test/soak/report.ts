@@ -26,8 +26,11 @@ const LEAK_MIB_A_MINUTE = 0.5;
 /** Of a run shorter than this, the last half says nothing about leaks. */
 const WARM_MINUTES = 8;
 
-/** Prints what was held once garbage was gone, over the last half of the run apart, and finds a leak where that rises clearly. */
-export function printMemory(weights: readonly Weight[]): void {
+/**
+ * Prints what was held once garbage was gone, over the last half of the run apart, and finds a leak where that rises clearly.
+ * @param isSteady whether what is live holds no more as it grows older
+ */
+export function printMemory(weights: readonly Weight[], isSteady = true): void {
   const held = weights.map(({ heap, outside, atMs }) => ({ atMs, value: (heap + outside) / 1_048_576 }));
   const heap = weights.map(({ heap: bytes, atMs }) => ({ atMs, value: bytes / 1_048_576 }));
   const lastHalf = <T>(points: readonly T[]) => points.slice(Math.floor(points.length / 2));
@@ -40,6 +43,6 @@ export function printMemory(weights: readonly Weight[]): void {
   print('resident memory, last half', show(resident));
   const ranMinutes = ((weights.at(-1)?.atMs ?? 0) - (weights[0]?.atMs ?? 0)) / 60_000;
   const slope = slopePerMinute(lastHalf(heap));
-  if (ranMinutes > WARM_MINUTES && slope > LEAK_MIB_A_MINUTE)
+  if (isSteady && ranMinutes > WARM_MINUTES && slope > LEAK_MIB_A_MINUTE)
     find(`the heap rises by ${slope.toFixed(2)} MiB a minute in the last half: a leak`);
 }

@@ -104,10 +104,9 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
 
   const isLeaving = () => state !== 'ready';
   const isTrusted = (address: string) => current.trusted.check(address, isIPv6(address) ? 'ipv6' : 'ipv4');
-  const app = createListener({ isTrusted, isLeaving, onUnparsed: metrics.rejectedUnparsed, onFault });
-  const ops = isSameListener(initial)
-    ? app
-    : createListener({ isTrusted: () => false, isLeaving, onUnparsed: metrics.rejectedUnparsed, onFault });
+  const listening = { isLeaving, onUnparsed: metrics.rejectedUnparsed, onFault, spread: clock.spread };
+  const app = createListener({ ...listening, isTrusted });
+  const ops = isSameListener(initial) ? app : createListener({ ...listening, isTrusted: () => false });
   const asker = createAsker();
   const room = createRoom(() => current.config.server.maxHeldBodiesBytes);
   const promptRoom = createRoom(() => MAX_PROMPTS_BYTES);

@@ -33,6 +33,8 @@ export interface ListenerOptions {
   onUnparsed(reason: ErrorCode): void;
   /** An error that is none of ours, which the client learns nothing of. */
   onFault(error: Error): void;
+  /** Runs what thousands of connections can want at one instant, now or in one of the next turns of the loop. */
+  spread(task: () => void): void;
   readonly clocks?: ListenerClocks | undefined;
 }
 
@@ -85,7 +87,12 @@ export function createListener(options: ListenerOptions): FastifyInstance {
       reply.hijack();
       refuseUnparsed(reply.raw, asGatewayError(error, options.onFault).code, options);
     },
-    clientErrorHandler: (error, socket) => answerUnparsed(error, socket, options),
+    clientErrorHandler: (error, socket) => {
+      const answer = () => answerUnparsed(error, socket, options);
+      // Node looks at its clocks once a second, and tells of all that were too slow in one turn.
+      if (error.code === 'ERR_HTTP_REQUEST_TIMEOUT') options.spread(answer);
+      else answer();
+    },
   });
   // No method has a body as far as Fastify is concerned: it neither reads one nor judges its content type.
   for (const method of METHODS) app.addHttpMethod(method, { hasBody: false, overrideExisting: true });

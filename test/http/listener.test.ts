@@ -14,18 +14,25 @@ interface Seen {
   readonly server: Server;
   readonly port: number;
   readonly unparsed: string[];
+  /** What may wait for one of the next turns of the loop. */
+  readonly spread: readonly (() => void)[];
   /** Emits each request that was taken, as `request`; nobody reads their bodies. */
   readonly arrivals: EventEmitter;
 }
 
 async function listen(t: Test, clocks: ListenerClocks = { headersMs: 200, requestMs: 400, checkMs: 20 }): Promise<Seen> {
   const unparsed: string[] = [];
+  const spread: (() => void)[] = [];
   const arrivals = new EventEmitter();
   const app = createListener({
     isTrusted: () => false,
     isLeaving: () => false,
     onUnparsed: (reason) => void unparsed.push(reason),
     onFault: (error) => t.fail(error.message),
+    spread(task) {
+      spread.push(task);
+      task();
+    },
     clocks,
   });
   app.post('/*', async (request, reply) => {
@@ -34,11 +41,11 @@ async function listen(t: Test, clocks: ListenerClocks = { headersMs: 200, reques
   });
   await app.listen({ port: 0, host: '127.0.0.1' });
   t.teardown(() => app.close());
-  return { server: app.server, port: (app.server.address() as AddressInfo).port, unparsed, arrivals };
+  return { server: app.server, port: (app.server.address() as AddressInfo).port, unparsed, spread, arrivals };
 }
 
 t.test('E2 1,000 connections that send nothing, or never a whole head, are closed at their limit', async (t) => {
-  const { port, unparsed } = await listen(t);
+  const { port, unparsed, spread } = await listen(t);
   const began = performance.now();
   const close = async (n: number) => {
     const client = await connect(port);
@@ -53,6 +60,7 @@ t.test('E2 1,000 connections that send nothing, or never a whole head, are close
   t.ok(Math.max(...ends.map(({ at }) => at)) - began < 3000, 'soon after their limit');
   t.same(new Set(unparsed), new Set(['request_timeout']));
   t.equal(unparsed.length, 1000);
+  t.equal(spread.length, 1000, 'not all in one turn');
 });
 
 t.test('A14 a body that stalls is told to whoever forwards it, or answered here', async (t) => {

@@ -143,7 +143,8 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
       answer.relay.judge(nowMs);
     } else if (sentAtMs !== undefined && nowMs - sentAtMs > timeouts.firstByteMs) {
       failAttempt('upstream_timeout', 'timeout_first_byte');
-    } else if (ageMs > config.sse.earlyHeadersMs && entrance.isStream()) {
+    } else if (calledAtMs !== undefined && ageMs > config.sse.earlyHeadersMs && entrance.isStream()) {
+      // Not while the call may yet be refused here, or its body is still to be sent.
       begin(200, EARLY_HEADERS);
     }
   }

@@ -286,3 +286,25 @@ t.test('onStoreFailure: deny lets nobody pass uncounted, and those without limit
   t.notMatch(scene.gateway.output, 'canary');
   t.equal(scene.upstream.requestCount, 0);
 });
+
+t.test('early headers wait for the limits: a refusal keeps its status, and a body is whole', { skip: isRedisMissing }, async (t) => {
+  const redis = await startRedis(t);
+  t.teardown(() => redis.thaw());
+  const body = `{"model":"m","stream":true,"input":"${'x'.repeat(5 * 1024 * 1024)}"}`;
+  for (const onStoreFailure of ['deny', 'allow']) {
+    const limits = { store: redis.url, onStoreFailure };
+    const { gateway, upstream } = await start(t, { tokensPerMinute: 100_000 }, { limits, sse: { earlyHeaders: '10ms' } });
+    redis.freeze(); // the first to ask waits for it
+    const client = await connect(gateway.port);
+    client.request({ method: 'POST', target: '/v1/chat/completions', headers, body });
+    if (onStoreFailure === 'deny') {
+      t.equal((await client.head()).status, 503);
+      t.match((await client.body()).toString(), 'overloaded');
+    } else {
+      t.equal((await (await upstream.request()).body()).length, body.length);
+      client.destroy();
+    }
+    await gateway.ended();
+    redis.thaw();
+  }
+});

@@ -167,10 +167,10 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
     else answer.relay.clientGone();
   }
 
-  /** The whole request has gone up, so that its tokens will be billed, and what comes can be metered. */
+  /** The whole request has gone up, so that its tokens will be billed, and what comes can be metered: not what is gathered first. */
   function isWorthReadingOn(): boolean {
     const { onClientGone: bounds } = journey.route.upstream;
-    return bounds !== undefined && sentAtMs !== undefined && (answer === undefined || exchange.meter !== undefined);
+    return bounds !== undefined && sentAtMs !== undefined && (answer === undefined ? isHeadDue : exchange.meter !== undefined);
   }
 
   function readOn(leftAtMs: number): void {

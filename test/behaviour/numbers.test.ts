@@ -1,5 +1,6 @@
 // Promise: the numbers on /metrics and in the log are what really travelled.
 import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import type { Tokenizer } from '../../src/stream/tokens.ts';
@@ -7,7 +8,7 @@ import { startTestGateway, UPSTREAM_KEY } from '../support/gateway.ts';
 import { createRandom } from '../support/random.ts';
 import { expectedUsage, recordedStreams } from '../support/streams.ts';
 import { startUpstream } from '../support/upstream.ts';
-import { connect, type WireClient } from '../support/wire.ts';
+import { connect, type WireClient, type WireRequest } from '../support/wire.ts';
 
 const chat = {
   method: 'POST',
@@ -204,6 +205,32 @@ t.test('drain ends in time', async (t) => {
   client.reset();
   await request.connection.closed;
   t.match(await gateway.ended(), { outcome: 'client_closed', tokens: { output: 1, outputSource: 'counted' } });
+});
+
+t.test('nothing is read on that costs nothing: neither a refusal to be asked, nor a list of models', async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(() => upstream.close());
+  const clients = [{ name: 'team', keySha256: createHash('sha256').update('sk-team').digest('hex'), models: ['gpt-x'] }];
+  const gateway = await startTestGateway(t, upstream.url, { clients, upstream: { usage: 'ask', onClientGone: { drain: '30s' } } });
+  const withKey = { authorization: 'Bearer sk-team', 'content-type': 'application/json' };
+  const list: WireRequest = { target: '/v1/models', headers: withKey };
+  for (const [status, sent] of [
+    [400, { ...chat, headers: withKey }],
+    [200, list],
+  ] as const) {
+    const client = await connect(gateway.port);
+    client.request(sent);
+    const request = await upstream.request();
+    await request.body();
+    request.connection.write(`HTTP/1.1 ${status} x\r\ncontent-type: application/json\r\ncontent-length: 40\r\n\r\n{"stream_options"`);
+    const name = 'sluicegate_upstream_attempts_total';
+    const before = status === 400 ? 1 : 2;
+    for (let heads = 0; heads < before; ) heads = (await gateway.metrics()).value(name, { result: 'ok' }) ?? 0;
+    client.reset();
+    await request.connection.closed;
+    t.match(await gateway.ended(), { outcome: 'client_closed', attempts: 1 });
+  }
+  t.equal(upstream.requestCount, 2);
 });
 
 t.test('an answer that is not streamed', async (t) => {

@@ -62,6 +62,8 @@ export interface GatewayParts {
 const MAX_PROMPTS_BYTES = 128 * 1024 * 1024;
 /** Between two looks whether the leases of a store that is no longer used are all settled. */
 const STORE_REST_MS = 1_000;
+/** Between two looks, in a drain, whether the answers that nobody hears have all been read. */
+const PASSAGE_REST_MS = 20;
 /** A client has a second to read the last event of a cut stream; the rest is for the way. */
 const CUT_GRACE_MS = 1200;
 
@@ -262,6 +264,8 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
     // Whoever does not even read the end of a stream that was cut is not waited for.
     const lastResort = Number.isFinite(drainMs) ? setTimeout(() => app.server.closeAllConnections(), drainMs + CUT_GRACE_MS) : undefined;
     await closed;
+    // Answers that are read on without their clients have no connection here that the listener would wait for.
+    while (passages.size > 0) await delayFor(PASSAGE_REST_MS);
     clearTimeout(deadline);
     clearTimeout(lastResort);
   }

@@ -233,6 +233,29 @@ t.test('nothing is read on that costs nothing: neither a refusal to be asked, no
   t.equal(upstream.requestCount, 2);
 });
 
+t.test('a gateway that shuts down reads on, within its own drain', async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(() => upstream.close());
+  const settings = { upstream: { onClientGone: { drain: '30s' } }, server: { drain: '30s' } };
+  const gateway = await startTestGateway(t, upstream.url, settings);
+  const client = await connect(gateway.port);
+  client.request(chat);
+  const request = await upstream.request();
+  request.startSse();
+  request.event(chunk('One'));
+  await client.until('One');
+  client.reset();
+  await gateway.metrics();
+  const closed = gateway.close();
+  await new Promise((resolve) => setImmediate(resolve));
+  const usage = { prompt_tokens: 10, completion_tokens: 7, total_tokens: 17 };
+  request.event({ id: 'c', choices: [{ index: 0, delta: {}, finish_reason: 'stop' }], usage });
+  request.chunk('data: [DONE]\n\n');
+  request.endChunks();
+  await closed;
+  t.match(await gateway.ended(), { outcome: 'client_closed', tokens: { input: 10, output: 7, outputSource: 'reported' } });
+});
+
 t.test('an answer that is not streamed', async (t) => {
   const upstream = await startUpstream();
   t.teardown(() => upstream.close());

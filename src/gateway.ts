@@ -23,6 +23,7 @@ import { serveOps } from './http/ops.ts';
 import { createPlanner } from './http/plan.ts';
 import { refuse } from './http/refuse.ts';
 import { openLimitStore } from './limits/open.ts';
+import type { LimitStore } from './limits/store.ts';
 import { createClock } from './stream/clock.ts';
 import { createTokenizer, type Tokenizer } from './stream/tokens.ts';
 import { faultFacts, type Logger, logExchange } from './telemetry/log.ts';
@@ -114,6 +115,7 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
   const promptRoom = createRoom(() => MAX_PROMPTS_BYTES);
   const leases = createLeases(onFault, renewMs);
   let store = await openLimitStore(initial.limits, tellStore);
+  let storeChange: Promise<void> = Promise.resolve();
   const limiter = await createLimiter(app, { config: () => current.config, store: () => store, leases });
   let current = createGeneration(initial, clientsFor(initial));
 
@@ -153,12 +155,22 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
     else log.error({ code }, 'the limit store is away');
   }
 
-  /** Another store begins with nothing counted; leases are settled with the one that granted them. */
-  async function changeStore(settings: Config['limits']): Promise<void> {
-    const before = store;
-    store = await openLimitStore(settings, tellStore);
-    while (leases.has(before)) await delayFor(STORE_REST_MS);
-    await before.close();
+  /**
+   * Another store begins with nothing counted; leases are settled with the one that granted them. One change after the other:
+   * a store that is away takes a second to open, and must not come after the one that a later reload asked for.
+   */
+  function changeStore(settings: Config['limits']): void {
+    storeChange = storeChange.then(async () => {
+      const before = store;
+      store = await openLimitStore(settings, tellStore);
+      void closeStore(before).catch(onFault);
+    });
+    storeChange = storeChange.catch(onFault);
+  }
+
+  async function closeStore(unused: LimitStore): Promise<void> {
+    while (leases.has(unused)) await delayFor(STORE_REST_MS);
+    await unused.close();
   }
 
   /** An upstream whose settings stay keeps its connections. */
@@ -190,7 +202,7 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
     applyProcessSettings();
     const waits = (['server', 'ops'] as const).filter((part) => !isDeepStrictEqual(config[part].listen, before.config[part].listen));
     for (const part of waits) log.warn(`${part}.listen changes only with a restart`);
-    if (!isDeepStrictEqual(config.limits, before.config.limits)) void changeStore(config.limits).catch(onFault);
+    if (!isDeepStrictEqual(config.limits, before.config.limits)) changeStore(config.limits);
     metrics.reloaded(true);
     log.info({ upstreams: config.upstreams.map(({ name }) => name) }, 'configuration reloaded');
   }
@@ -276,6 +288,7 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
     if (ops !== app) await ops.close();
     for (const client of [...current.clients.values(), ...retired.keys()]) client.close();
     leases.close();
+    await storeChange;
     await store.close();
     if (given === undefined) await tokenizer.close();
     clock.close();

@@ -5,6 +5,8 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import OpenAI from 'openai';
 import t, { type Test } from 'tap';
+import { stringify } from 'yaml';
+import { type Config, loadConfig } from '../../src/config.ts';
 import { startTestGateway, type TestGateway } from '../support/gateway.ts';
 import { isRedisMissing, startRedis } from '../support/redis.ts';
 import { type ScriptedUpstream, startUpstream, type UpstreamRequest } from '../support/upstream.ts';
@@ -307,4 +309,25 @@ t.test('early headers wait for the limits: a refusal keeps its status, and a bod
     await gateway.ended();
     redis.thaw();
   }
+});
+
+t.test('two reloads in a row: the store of the last one counts, however long the other takes to open', async (t) => {
+  const mute = await startUpstream({ accept: false });
+  t.teardown(() => mute.close());
+  const { gateway, upstream } = await start(t, { requestsPerMinute: 5 });
+  const configOf = (limits: object): Config => {
+    const main = { baseUrl: upstream.url, auth: 'none' };
+    const file = { upstreams: { main }, clients: clientWith({ requestsPerMinute: 5 }), limits };
+    const loaded = loadConfig({ file: 'test.yaml', text: stringify(file) }, {});
+    if (!loaded.ok) throw new Error(JSON.stringify(loaded.problems));
+    return loaded.config;
+  };
+  gateway.reload(configOf({ store: `redis://127.0.0.1:${mute.port}/0`, onStoreFailure: 'deny' }));
+  gateway.reload(configOf({ store: 'memory' }));
+  const connection = await mute.connection();
+  await connection.closed;
+  const client = await connect(gateway.port);
+  client.request({ method: 'POST', target: '/v1/chat/completions', headers, body: '{"model":"m"}' });
+  (await upstream.request()).respond(200, {}, 'x');
+  t.match(await client.head(), { status: 200, headers: { 'x-ratelimit-remaining-requests': '4' } });
 });

@@ -23,6 +23,9 @@ export function outputSoFar(seen: Seen | undefined): number {
 /** Most of a body that is larger than this is images in base64, of which few tokens come. */
 const MOST_PROMPT_TOKENS = 25_000;
 
+/** More than any answer has, all its choices together. What a call says of itself may be 10^18, beside which sums lose their last digits. */
+const MOST_OUTPUT_TOKENS = 10_000_000;
+
 /** Tokens of a prompt by its bytes, about; for a reservation, before anything is known. */
 export function promptEstimate(bytes: number): number {
   return Math.min(Math.ceil(bytes / 4), MOST_PROMPT_TOKENS);
@@ -31,7 +34,8 @@ export function promptEstimate(bytes: number): number {
 /** What a request may use, by what it says of itself. */
 export function reserveFor(promptBytes: number, maxOutputTokens: number, price: Price | undefined): Amount {
   const input = promptEstimate(promptBytes);
-  return { tokens: input + maxOutputTokens, nanoUsd: price === undefined ? 0 : costOfText(input, maxOutputTokens, price) };
+  const output = Math.min(maxOutputTokens, MOST_OUTPUT_TOKENS);
+  return { tokens: input + output, nanoUsd: price === undefined ? 0 : costOfText(input, output, price) };
 }
 
 /** What a request has used so far, about: nothing before its answer has begun. */

@@ -120,6 +120,21 @@ t.test('tokens a minute: what a call may use is reserved, what it used is counte
   t.match(head.headers, { 'x-ratelimit-remaining-tokens': '0', 'retry-after': /^(5\d|6[01])$/ });
 });
 
+t.test('whatever a call says it may write, not a token of the others is lost', async (t) => {
+  const scene = await start(t, { tokensPerMinute: 1000 });
+  await use(scene, 5, 5);
+  const first = await call(scene, '{"model":"m","max_tokens":20}');
+  const absurd = await call(scene, '{"model":"m","max_tokens":999999999,"n":999999999}');
+  t.equal(await remaining(scene, 'tokens'), 0);
+  absurd.client.reset();
+  await scene.gateway.ended();
+  first.client.reset();
+  await scene.gateway.ended();
+  t.equal(await remaining(scene, 'tokens'), 990);
+  await use(scene, 980, 10);
+  await refused(scene);
+});
+
 t.test('tokens are counted while they flow', async (t) => {
   const scene = await start(t, { tokensPerMinute: 1000 });
   const { client, request } = await call(scene, '{"model":"m","stream":true}');

@@ -113,7 +113,7 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
     else if (status === 401 && isKeyInjected(upstream)) fail('upstream_auth', 'upstream_error');
     else if (answer !== undefined) taker = isPlainStream(status, headers) ? answer : createLateAnswer(status, upstream, failLate);
     else if (plan?.asked !== undefined && mayRefuseAsking(status)) taker = createRefusalReader(status, headers, callAsSent, begin);
-    else if (plan?.shows !== undefined && status === 200) taker = createModelList(plan.shows, headers, (own) => begin(status, own));
+    else if (plan?.shows !== undefined && status < 300) taker = createModelList(plan.shows, headers, (own) => begin(status, own));
     else taker = begin(status, headers);
   }
 

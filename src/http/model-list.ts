@@ -39,8 +39,8 @@ function filterList(text: string, allows: (model: string) => boolean): string {
   }
 }
 
-/** A body that is made here has neither the length nor the coding nor the validator of the one that came. */
+/** A body that is made here has neither the length nor the coding nor the validator of the one that came, and is no part of it. */
 function withoutLength(headers: HeaderList): HeaderList {
-  const dropped = new Set(['content-length', 'content-encoding', 'etag', 'content-md5', 'digest']);
+  const dropped = new Set(['content-length', 'content-encoding', 'content-range', 'etag', 'content-md5', 'digest']);
   return headers.filter((_, at) => !dropped.has(headers[at - (at % 2)]!.toLowerCase()));
 }

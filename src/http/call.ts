@@ -29,9 +29,17 @@ export function isJsonRequest({ method, headers }: IncomingMessage): boolean {
   return method === 'POST' && /^application\/json\s*(?:;|$)/i.test(headers['content-type'] ?? '');
 }
 
-/** Undefined where the request's body cannot be read here: it is no JSON, or compressed. */
+/** Whether there is one reading of the bytes as JSON: an upstream that goes by another charset, or by a second header, reads other keys. */
+function isPlainJson(request: IncomingMessage): boolean {
+  if (!isJsonRequest(request) || request.headers['content-encoding'] !== undefined) return false;
+  const types = request.rawHeaders.filter((name, at) => at % 2 === 0 && name.length === 12 && name.toLowerCase() === 'content-type');
+  const charsets = (request.headers['content-type'] ?? '').matchAll(/charset\s*=\s*["']?([^"';\s]*)/gi);
+  return types.length === 1 && [...charsets].every(([, charset = '']) => /^(?:utf-?8|us-ascii)$/i.test(charset));
+}
+
+/** Undefined where the request's body cannot be read here: it is no JSON, compressed, or of an encoding that is not UTF-8. */
 export function createCall(request: IncomingMessage): Call | undefined {
-  if (!isJsonRequest(request) || request.headers['content-encoding'] !== undefined) return undefined;
+  if (!isPlainJson(request)) return undefined;
   const body = createJsonBody(WANTED, MAX_OPTIONS_BYTES);
   const { members } = body;
   return {

@@ -1,7 +1,7 @@
 // What a client with a list of models may call: only what names one of them, beyond doubt.
 import type { Client } from '../config.ts';
 import { GatewayError } from '../errors.ts';
-import { createModelPattern, modelOfPath } from '../upstream/router.ts';
+import { createModelPattern, decodeFully, modelOfPath } from '../upstream/router.ts';
 import type { Target } from '../upstream/target.ts';
 
 /** What one client may. */
@@ -36,6 +36,9 @@ export function isModelList(method: string | undefined, endpoint: string): boole
   return endpoint === '/v1/models' && (method === 'GET' || method === 'HEAD');
 }
 
+/** Calls whose models stand deeper in their bodies, or in what these name, whatever `model` they have at the top. */
+const MODELS_ELSEWHERE = /\/(?:batches|evals|graders|client_secrets|realtime\/calls|submit_tool_outputs)(?:[/;]|$)/i;
+
 /**
  * Holds a call against its client's permit. Whatever does not name a model (uploads, batches, stored objects) could get around the list.
  * @param inBody the model in its body; undefined where that was not read, or names none
@@ -43,5 +46,6 @@ export function isModelList(method: string | undefined, endpoint: string): boole
  */
 export function checkPermit(permit: Permit, target: Target, inBody: string | undefined): void {
   const named = [modelOfPath(target.path), inBody].filter((model) => model !== undefined);
-  if (named.length === 0 || !named.every(permit.allows)) throw new GatewayError('model_not_allowed');
+  if (MODELS_ELSEWHERE.test(decodeFully(target.path)) || named.length === 0 || !named.every(permit.allows))
+    throw new GatewayError('model_not_allowed');
 }

@@ -47,15 +47,27 @@ export function createModelPattern(pattern: string): (model: string) => boolean 
 }
 
 /**
- * The model that a path names: `/openai/deployments/NAME/…` (Azure) and `/v1/models/NAME`. Decoded once, as upstreams do;
- * `''`, which is no model's name, where it cannot be.
+ * The model that a path names: after `deployments` (Azure), `engines` (OpenAI's first API) or `model` (Bedrock) one segment, after
+ * `models` the rest, in any case, since some servers ignore it. Decoded once, as upstreams do; `''`, which is no model's name,
+ * where it cannot be, or where only a server that decodes the whole path would read one.
  */
 export function modelOfPath(path: string): string | undefined {
-  const [, name] = /^\/openai\/deployments\/([^/]+)\//.exec(path) ?? /^\/(?:v1|openai(?:\/v1)?)\/models\/(.+?)\/?$/.exec(path) ?? [];
-  if (name === undefined) return undefined;
+  const name = nameIn(path);
+  if (name === undefined) return nameIn(decodeFully(path)) === undefined ? undefined : '';
   try {
     return decodeURIComponent(name);
   } catch {
     return '';
   }
+}
+
+function nameIn(path: string): string | undefined {
+  const [, name] = /\/(?:deployments|engines|model)(?:;[^/]*)?\/([^/]+)/i.exec(path) ?? /\/models(?:;[^/]*)?\/(.+?)\/?$/i.exec(path) ?? [];
+  return name;
+}
+
+/** A path as whoever decodes it as often as can be reads it; a target that needs more than a few turns is not forwarded. */
+export function decodeFully(path: string): string {
+  const decoded = path.replace(/%([0-9A-Fa-f]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
+  return decoded === path ? path : decodeFully(decoded);
 }

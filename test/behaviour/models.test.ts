@@ -94,6 +94,7 @@ t.test('D8 D22 a client with a list of models may call those, by whatever way it
   const allowed: WireRequest[] = [
     { body: '{"model":"gpt-4o-mini"}' },
     { body: '{"model":"gpt-4o"}', target: '/openai/deployments/gpt-4o/chat/completions' },
+    { body: '{"model":"gpt-4o"}', headers: { ...withKey, 'content-type': 'application/json; charset="UTF-8"' } },
     { method: 'GET', target: '/v1/models/gpt-4o' },
     { method: 'GET', target: '/v1/files' },
     { body: 'file', headers: { authorization: `Bearer ${KEY}`, 'content-type': 'multipart/form-data; boundary=x' }, target: '/v1/files' },
@@ -124,6 +125,19 @@ t.test('D8 D22 a client with a list of models may call those, by whatever way it
       },
     ],
     [403, { body: '{"input_file_id":"f"}', target: '/v1/batches' }],
+    [403, { body: '{"model":"gpt-4o","input_file_id":"f"}', target: '/v1/batches' }],
+    [403, { body: '{"model":"gpt-4o","input_file_id":"f"}', target: '/v1/%62atches/' }],
+    [403, { body: '{"model":"gpt-4o","requests":[{"params":{"model":"gpt-5"}}]}', target: '/v1/messages/batches' }],
+    [403, { body: '{"model":"gpt-4o"}', target: '/openai/Deployments/gpt-5/chat/completions' }],
+    [403, { body: '{"model":"gpt-4o"}', target: '/openai/%64eployments/gpt-5/chat/completions' }],
+    [403, { body: '{"model":"gpt-4o"}', target: '/openai/deployments%2Fgpt-5/chat/completions' }],
+    [403, { body: '{"model":"gpt-4o"}', target: '/openai/deployments;x=1/gpt-5/chat/completions' }],
+    [403, { body: '{"model":"gpt-4o"}', target: '/v1/deployments/gpt-5/chat/completions' }],
+    [403, { body: '{"model":"gpt-4o"}', target: '/v1/engines/gpt-5/completions' }],
+    [403, { body: '{"model":"gpt-4o"}', target: '/v1/model/gpt-5/invoke' }],
+    [403, { body: '{"model":"gpt-4o"}', target: '/v1/projects/p/models/gpt-5:generateContent' }],
+    [415, { body: '{"model":"gpt-4o","+AG0-odel":"gpt-5"}', headers: { ...withKey, 'content-type': 'application/json; charset=utf-7' } }],
+    [415, { body: '{"model":"gpt-4o"}', headers: [...Object.entries(withKey), ['Content-Type', 'multipart/form-data; boundary=x']] }],
     [403, { method: 'GET', target: '/v1/responses/resp_1' }],
     [403, { method: 'DELETE', target: '/v1/models/gpt-5' }],
   ];
@@ -137,7 +151,7 @@ t.test('D8 D22 a client with a list of models may call those, by whatever way it
     if (status === 403) t.equal(error.code, 'model_not_allowed');
   }
   t.equal(scene.main.requestCount, requestCount, 'the upstream heard of none of them');
-  t.equal((await scene.gateway.metrics()).value('sluicegate_rejections_total', { client: 'team', reason: 'model_not_allowed' }), 14);
+  t.equal((await scene.gateway.metrics()).value('sluicegate_rejections_total', { client: 'team', reason: 'model_not_allowed' }), 25);
 });
 
 t.test('such a client sees the models that it may call', async (t) => {
@@ -162,6 +176,9 @@ t.test('such a client sees the models that it may call', async (t) => {
     t.match(head.headers, { 'content-type': 'application/json', 'content-length': String(body.length) });
     t.notOk(head.headers.etag);
   }
+  scene.client.request({ target: '/v1/models', headers: { ...withKey, range: 'bytes=0-' } });
+  (await scene.main.request()).respond(206, { ...json, 'content-range': 'bytes 0-1/2' }, JSON.stringify(list));
+  t.same(JSON.parse((await scene.client.body()).toString()), shown, 'whatever its status');
   scene.client.request({ target: '/v1/models', headers: withKey });
   (await scene.main.request()).respond(500, json, '{"error":{"message":"own"}}');
   t.match((await scene.client.body()).toString(), 'own', 'an error is the upstream’s own');

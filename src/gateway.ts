@@ -330,12 +330,8 @@ function pluginHeaders(reply: FastifyReply): string[] {
 const CORS = {
   methods: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
   exposedHeaders: [
-    'x-request-id',
-    'x-sluicegate-upstream',
-    'retry-after',
-    'retry-after-ms',
-    'x-should-retry',
-    ...['requests', 'tokens'].flatMap((limit) => ['limit', 'remaining', 'reset'].map((what) => `x-ratelimit-${what}-${limit}`)),
+    ...['x-request-id', 'x-sluicegate-upstream', 'retry-after', 'retry-after-ms', 'x-should-retry'],
+    ...['requests', 'tokens'].flatMap((name) => ['limit', 'remaining', 'reset'].map((part) => `x-ratelimit-${part}-${name}`)),
   ],
   maxAge: 600,
   strictPreflight: false,

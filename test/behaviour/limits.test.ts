@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { setTimeout as delayFor } from 'node:timers/promises';
 import OpenAI from 'openai';
 import t, { type Test } from 'tap';
 import { stringify } from 'yaml';
@@ -287,6 +288,19 @@ t.test('two replicas on one Redis count as one, and go on without it', { skip: i
   await redis.start();
   for (let isUp = 0; isUp === 0; ) isUp = (await one.gateway.metrics()).value('sluicegate_limit_store_up') ?? 0;
   t.equal((await use(one, 1, 1)).status, 200);
+});
+
+t.test('a stream that ends while its renewal finds the store away holds no slot any more', { skip: isRedisMissing }, async (t) => {
+  const redis = await startRedis(t);
+  t.teardown(() => redis.thaw());
+  const scene = await start(t, { concurrentStreams: 1 }, { limits: { store: redis.url } });
+  const live = await call(scene);
+  redis.freeze();
+  await delayFor(50); // two renewals have been sent, and none is given up yet
+  live.client.reset();
+  await scene.gateway.ended();
+  for (let isUp = 1; isUp > 0; ) isUp = (await scene.gateway.metrics()).value('sluicegate_limit_store_up') ?? 0;
+  t.equal((await use(scene, 1, 1)).status, 200);
 });
 
 t.test('onStoreFailure: deny lets nobody pass uncounted, and those without limits pass', { skip: isRedisMissing }, async (t) => {

@@ -99,8 +99,16 @@ export interface MessageReader {
   finish(): void;
 }
 
+/** RFC 9112 7.1: a gateway sends no extensions on; an upstream may. */
+const CHUNK_LINE = /^[\da-f]{1,20}\r\n$/i;
+export const EXTENDED_CHUNK_LINE = /^[\da-f]{1,20}(?:;[^\r\n]*)?\r\n$/i;
+
 /** Cuts a connection's bytes into messages, telling of each as its head has come; without `frame` it only keeps them. */
-export function createMessageReader(frame?: (head: Head) => Framing, onHead: (message: Message) => void = () => {}): MessageReader {
+export function createMessageReader(
+  frame?: (head: Head) => Framing,
+  onHead: (message: Message) => void = () => {},
+  chunkLine: RegExp = CHUNK_LINE,
+): MessageReader {
   const bytes = createByteStore();
   const messages: Message[] = [];
   let position = 0;
@@ -133,7 +141,7 @@ export function createMessageReader(frame?: (head: Head) => Framing, onHead: (me
   function* readChunks(body: ByteStore): Generator<void, void> {
     for (;;) {
       const line = yield* readLines('\r\n', 64);
-      demand(/^[\da-f]{1,20}\r\n$/i.test(line), `chunk size ${JSON.stringify(line)}`);
+      demand(chunkLine.test(line), `chunk size ${JSON.stringify(line)}`);
       const size = Number.parseInt(line, 16);
       if (size === 0) break;
       yield* readBytes(size, body);

@@ -1,5 +1,5 @@
 // What a client may have heard of an answer that may be malformed, by a strict reading of it.
-import { createMessageReader, frameResponse, type Message, statusOf } from './framing.ts';
+import { createMessageReader, EXTENDED_CHUNK_LINE, frameResponse, type Message, statusOf } from './framing.ts';
 
 /** How the upstream left the connection behind its answer. */
 export type Ending = 'fin' | 'reset' | 'stay';
@@ -32,7 +32,7 @@ export function judgeAnswer(bytes: Buffer, ending: Ending, heard: Heard, finding
 
 /** The first final answer as far as it is well-formed; undefined where its head is not. */
 function readAnswer(bytes: Buffer, isFinished: boolean): Message | undefined {
-  const reader = createMessageReader((head) => frameResponse(head, 'POST'));
+  const reader = createMessageReader((head) => frameResponse(head, 'POST'), undefined, EXTENDED_CHUNK_LINE);
   try {
     reader.push(bytes);
   } catch {

@@ -172,7 +172,8 @@ async function play(mode: Mode): Promise<void> {
   print('  probes', quantiles(times));
   print('  longest turn of the loop', `${ranMs.toFixed(1)} ms run, ${wallMs.toFixed(1)} ms in all; ${toMib(resident)} MiB resident`);
   if (times.filter((ms) => ms > SLOW_PROBE_MS).length > times.length / 100) find(`${name}: probes were slow`);
-  if (hasReachedLimit && left > count / 10) find(`${name}: ${left} are open after their limit`);
+  // It was counted up to a second before the end, and the last that were opened close within that.
+  if (hasReachedLimit && left > rate) find(`${name}: ${left} are open after their limit`);
   if (outcome === undefined) return;
   const ended = lines.filter((line) => line.outcome === outcome).map(({ durationMs }) => Number(durationMs));
   print(`  ended as ${outcome}`, quantiles(ended));

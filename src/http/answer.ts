@@ -3,6 +3,7 @@ import type { ServerResponse } from 'node:http';
 import type { Config } from '../config.ts';
 import { detailOf } from '../errors.ts';
 import type { Exchange, Outcome } from '../exchange.ts';
+import { createBatchedMeter } from '../stream/batch.ts';
 import type { Clock } from '../stream/clock.ts';
 import { createInflatingMeter } from '../stream/inflate.ts';
 import { createBodyMeter, createStreamMeter, type Meter } from '../stream/meter.ts';
@@ -83,7 +84,7 @@ export function beginUnheard(status: number, headers: HeaderList, journey: Journ
 function meterFor(head: ResponseHead, status: number, { request, target }: Journey, tokenizer: Tokenizer): Meter | undefined {
   if (status >= 300 || !(head.isEventStream || head.isJson)) return undefined;
   const { dialect } = routeEndpoint(request.method ?? '', target.path);
-  const meter = head.isEventStream ? createStreamMeter(dialect, tokenizer) : createBodyMeter(dialect, tokenizer);
+  const meter = head.isEventStream ? createBatchedMeter(createStreamMeter(dialect, tokenizer)) : createBodyMeter(dialect, tokenizer);
   return head.isEncoded ? createInflatingMeter(headerValue(head.headers, 'content-encoding') ?? '', meter) : meter;
 }
 

@@ -30,8 +30,9 @@ interface Gap {
 export function createTemplate(name: string, data: string, text: string): Template | undefined {
   const gaps = findGaps(data, text);
   if (!gaps.some((gap) => gap.hole === 'text')) return undefined;
-  const literals = gaps.map((gap, i) => detach(data.slice(gaps[i - 1]?.end ?? 0, gap.start)));
-  literals.push(detach(data.slice(gaps.at(-1)!.end)));
+  const own = detach(data);
+  const literals = gaps.map((gap, i) => own.slice(gaps[i - 1]?.end ?? 0, gap.start));
+  literals.push(own.slice(gaps.at(-1)!.end));
   return compile(
     name,
     literals,
@@ -93,6 +94,8 @@ function findGaps(data: string, text: string): Gap[] {
 function isText(raw: string, text: string): boolean {
   if (raw === text) return true;
   if (raw.length < text.length) return false;
+  // Without escapes it is as many bytes; most strings are told apart so, and need not be decoded.
+  if (!raw.includes('\\') && raw.length !== Buffer.byteLength(text)) return false;
   try {
     return JSON.parse(`"${Buffer.from(raw, 'latin1').toString('utf8')}"`) === text;
   } catch {

@@ -15,6 +15,7 @@ import {
   StoreFailure,
   type Verdict,
 } from '../limits/store.ts';
+import { UNFORETOLD_MS } from '../limits/windows.ts';
 import type { HeaderList } from '../upstream/headers.ts';
 import type { Leases } from './leases.ts';
 
@@ -170,7 +171,14 @@ function refusalOf({ refusedBy, retryAfterMs, standings }: Verdict, headers: Hea
   const own = Object.fromEntries(headers.map((value, at) => [headers[at - 1], value]).filter((_, at) => at % 2 === 1));
   // In milliseconds too, as OpenAI has it: its SDKs then wait no longer than they must.
   const retry = { 'retry-after': String(Math.ceil(retryAfterMs / 1000)), 'retry-after-ms': String(Math.ceil(retryAfterMs)) };
-  if (refusedBy === 'budget' || refusedBy === undefined) return new GatewayError('insufficient_quota', undefined, { ...own, ...retry });
+  if (refusedBy === 'budget' || refusedBy === undefined) {
+    // Calls under way may give back what they have reserved, or the next period begins: SDKs shall try again.
+    const isNear = retryAfterMs <= UNFORETOLD_MS;
+    const message = isNear
+      ? 'What is left of the budget of this key is reserved by calls that are under way. Try again shortly.'
+      : undefined;
+    return new GatewayError('insufficient_quota', message, { ...own, ...retry, ...(isNear && { 'x-should-retry': 'true' }) });
+  }
   const message = `Rate limit reached on ${REFUSALS[refusedBy]}: limit ${standings[refusedBy]?.limit}. Try again in ${formatReset(retryAfterMs)}.`;
   return new GatewayError('rate_limit_exceeded', message, { ...own, ...retry }, refusedBy);
 }

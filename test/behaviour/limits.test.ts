@@ -188,6 +188,17 @@ t.test('a budget: spent by prices, and then the next call is refused, which SDKs
   t.equal((await scene.gateway.metrics()).value('sluicegate_cost_usd_total', { client: 'team' }), 110);
 });
 
+t.test('a budget that is only reserved is not spent: SDKs are told to try again', async (t) => {
+  const scene = await start(t, { budget: { usd: 100, per: 'month' } }, { models: price });
+  const live = await call(scene, '{"model":"m","max_tokens":150}');
+  const { head, error } = await refused(scene);
+  t.match(error, { code: 'insufficient_quota', message: /reserved by calls that are under way/ });
+  t.match(head.headers, { 'x-should-retry': 'true', 'retry-after': '1' });
+  live.client.reset();
+  await scene.gateway.ended();
+  t.equal((await use(scene, 1, 1)).status, 200);
+});
+
 t.test('onExhausted: an answer under way finishes, or is cut with an error event', async (t) => {
   for (const onExhausted of ['finish', 'cut']) {
     const scene = await start(t, { budget: { usd: 100, per: 'day' }, onExhausted }, { models: price });

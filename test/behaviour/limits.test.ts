@@ -221,6 +221,22 @@ t.test('onExhausted: an answer under way finishes, or is cut with an error event
   }
 });
 
+t.test('an answer that is read on is cut as well, and nobody is told to have been refused', async (t) => {
+  const settings = { models: price, upstream: { onClientGone: { drain: '30s', tokens: 'off' } } };
+  const scene = await start(t, { budget: { usd: 100, per: 'day' }, onExhausted: 'cut' }, settings);
+  const { client, request } = await call(scene, '{"model":"m","stream":true}');
+  request.startSse();
+  request.event(chunk('word '));
+  await client.until('word ');
+  client.reset();
+  await scene.gateway.metrics(); // its going is known
+  for (let n = 0; n < 200; n++) request.event(chunk('word '));
+  const line = await scene.gateway.ended();
+  t.match(line, { outcome: 'client_closed' });
+  t.notOk(line.rejection);
+  await request.connection.closed;
+});
+
 t.test('anonymous callers have limits by address', async (t) => {
   const scene = await start(t, {}, { clients: [], anonymous: { limits: { concurrentStreams: 1 } } });
   const { request, client } = await call(scene);

@@ -534,6 +534,12 @@ limits: { store: "redis://user:CANARY-password@127.0.0.1:6379/1" }
   );
   const secrets = ['token', 'key', 'header', 'query', 'password'].map((name) => `CANARY-${name}`);
   t.strictSame(configOf(load(printed.replace(/••••/g, () => secrets.shift() ?? ''))), config);
+  for (const store of ['redis://user:a@CANARY@h/1', 'rediss://:CANARY@h', 'redis://h/1?password=CANARY&db=2']) {
+    t.notMatch(
+      printConfig(configOf(load(`upstreams: { a: { baseUrl: https://a.example, auth: none } }\nlimits: { store: "${store}" }`))),
+      /CANARY/,
+    );
+  }
   t.match(printConfig(configOf(loadConfig(undefined, {}))), /^# upstreams: none; the built-in demo upstream serves$/m);
 });
 

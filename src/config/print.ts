@@ -96,9 +96,9 @@ function printLimits({ requestsPerMinute, tokensPerMinute, concurrentStreams, bu
   };
 }
 
-/** `redis://user:password@host` with the password masked. */
+/** `redis://user:password@host` with the password masked, wherever a URL may have one: up to the last @, or in the query. */
 function maskPassword(store: string): string {
-  return store.replace(/^(\w+:\/\/[^@/]*:)[^@/]*(?=@)/, `$1${MASK}`);
+  return store.replace(/^(\w+:\/\/[^@:/]*:)[^/?#]*(?=@)/, `$1${MASK}`).replace(/([?&]\w*password=)[^&#]*/gi, `$1${MASK}`);
 }
 
 function maskUnknown(pairs: Readonly<Record<string, string>>): Record<string, string> {

@@ -134,6 +134,8 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
     const { timeouts } = journey.route.upstream;
     if (ageMs > timeouts.totalMs) {
       fail(answer === undefined ? 'upstream_timeout' : 'upstream_total_timeout', 'timeout_total');
+      // An answer that has come whole cannot fail any more; its client may still stall.
+      if (!isOver) answer?.relay.judge(nowMs);
     } else if (unheardSinceMs !== undefined) {
       if (hasReadEnough(nowMs - unheardSinceMs)) fail('upstream_total_timeout', 'client_closed');
     } else if (calledAtMs !== undefined && connectedAtMs === undefined && nowMs - calledAtMs > timeouts.connectMs) {

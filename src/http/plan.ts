@@ -4,7 +4,7 @@ import type { Client, Config } from '../config.ts';
 import { GatewayError } from '../errors.ts';
 import { createTopLevelScanner } from '../stream/json.ts';
 import { type AskedRequest, askForUsage } from '../upstream/ask.ts';
-import { createRouter, modelOfPath, type Route } from '../upstream/router.ts';
+import { createRouter, decodeFully, modelOfPath, type Route } from '../upstream/router.ts';
 import type { Target } from '../upstream/target.ts';
 import type { Asker } from './asking.ts';
 import { type Call, isJsonRequest } from './call.ts';
@@ -43,6 +43,11 @@ export interface Planner {
   plan(entrant: Entrant, call: Call | undefined): Plan;
 }
 
+/** Calls whose model stands in a JSON body: some upstreams read it whatever the content type says, and so past routes and prices. */
+function isJsonCall({ method }: IncomingMessage, { path }: Target): boolean {
+  return method === 'POST' && /\/(?:completions|responses|messages|embeddings)(?:[/;]|$)/i.test(decodeFully(path));
+}
+
 export function createPlanner(config: Config, asker: Asker): Planner {
   const router = createRouter(config);
   const firstRoute = router.route(undefined);
@@ -62,6 +67,7 @@ export function createPlanner(config: Config, asker: Asker): Planner {
       const decides = permit !== undefined || (router.readsModel && modelOfPath(target.path) === undefined);
       if (decides && call === undefined && isJsonRequest(request)) throw new GatewayError('unsupported_media_type');
       if (permit !== undefined && call === undefined) checkPermit(permit, target, undefined);
+      if (decides && call === undefined && isJsonCall(request, target)) throw new GatewayError('unsupported_media_type');
       return call !== undefined && (decides || config.upstreams.some((upstream) => asker.mayAsk(endpoint, upstream)));
     },
     plan(entrant, call) {

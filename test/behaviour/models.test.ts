@@ -78,6 +78,9 @@ t.test('what could be read as two models, or as none, is refused, and goes nowhe
     [400, json, '["a"]'],
     [400, json, '['.repeat(100_000)],
     [415, { ...json, 'content-encoding': 'gzip' }, gzipSync('{"model":"a"}')],
+    [415, { 'content-type': 'text/plain' }, '{"model":"a"}'],
+    [415, { 'content-type': 'multipart/form-data; boundary=x' }, '{"model":"a"}'],
+    [415, {}, '{"model":"a"}'],
   ] as const) {
     const client = await connect(scene.gateway.port);
     client.request({ method: 'POST', target: '/v1/chat/completions', headers, body });
@@ -114,6 +117,14 @@ t.test('D8 D22 a client with a list of models may call those, by whatever way it
     [403, { body: '{"model":"gpt-4o"}', target: '/openai/deployments/gpt-5/chat/completions' }],
     [403, { body: '{"model":"gpt-5"}', target: '/openai/deployments/gpt-4o/chat/completions' }],
     [403, { body: '{"model":"gpt-4o"}', headers: { authorization: `Bearer ${KEY}`, 'content-type': 'text/plain' } }],
+    [
+      415,
+      {
+        body: '{"model":"gpt-5"}',
+        headers: { authorization: `Bearer ${KEY}`, 'content-type': 'text/plain' },
+        target: '/openai/deployments/gpt-4o/chat/completions',
+      },
+    ],
     [415, { body: gzipSync('{"model":"gpt-4o"}'), headers: { ...withKey, 'content-encoding': 'gzip' } }],
     [403, { body: '', headers: withKey }],
     [

@@ -150,10 +150,11 @@ function createStage(t: Test, format: Format) {
 
 type Stage = ReturnType<typeof createStage>;
 
+const json = { 'content-type': 'application/json' };
 const chat = {
   method: 'POST',
   target: `/v1/chat/completions?key=${encodeURIComponent(canaries.unknownKey)}`,
-  headers: { authorization: `Bearer ${canaries.clientKey}`, 'x-title': canaries.prompt },
+  headers: { ...json, authorization: `Bearer ${canaries.clientKey}`, 'x-title': canaries.prompt },
   body: JSON.stringify({ model: 'm', stream: true, messages: [{ role: 'user', content: canaries.prompt }] }),
 };
 const delta = { id: 'c', model: 'm-1', choices: [{ index: 0, delta: { content: 'Hello' }, finish_reason: null }] };
@@ -195,13 +196,12 @@ async function playRefusals(stage: Stage, url: string, upstream: ScriptedUpstrea
   }
   await stage.ask(url, { ...chat, headers: { 'x-api-key': unknownKey, 'api-key': clientKey } });
   await stage.ask(url, { ...chat, body: canaries.prompt.repeat(1000) });
-  const limited = { ...chat, headers: { authorization: `Bearer ${limitedKey}` } };
+  const limited = { ...chat, headers: { ...json, authorization: `Bearer ${limitedKey}` } };
   await Promise.all([stage.ask(url, limited), answerNext(upstream, (request) => request.respond(200, {}, '{}'))]);
   await stage.ask(url, limited);
-  const json = { 'content-type': 'application/json' };
   await stage.ask(url, { ...chat, headers: { ...json, authorization: `Bearer ${canaries.restrictedKey}` } });
-  await stage.ask(url, { ...chat, headers: { authorization: `Bearer ${canaries.poorKey}` } });
-  await stage.ask(url, { ...chat, headers: { ...chat.headers, ...json, 'content-encoding': 'gzip' } });
+  await stage.ask(url, { ...chat, headers: { ...json, authorization: `Bearer ${canaries.poorKey}` } });
+  await stage.ask(url, { ...chat, headers: { ...chat.headers, 'content-encoding': 'gzip' } });
 }
 
 /** What upstreams answer, and how their streams end. */

@@ -108,6 +108,8 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
     metrics.response(upstream.name, status);
     if (answer === undefined && unheardSinceMs !== undefined) {
       taker = beginUnheard(status, headers, journey, station.tokenizer, () => settle('client_closed'));
+      // A file, or an error: it tells nothing of tokens.
+      if (exchange.meter === undefined) fail('upstream_total_timeout', 'client_closed');
     }
     // Providers quote part of a key that they refuse, so none of such an answer goes on.
     else if (status === 401 && isKeyInjected(upstream)) fail('upstream_auth', 'upstream_error');

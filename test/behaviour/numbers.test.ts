@@ -233,6 +233,20 @@ t.test('nothing is read on that costs nothing: neither a refusal to be asked, no
   t.equal(upstream.requestCount, 2);
 });
 
+t.test('nor a file that only comes after its client has left', async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(() => upstream.close());
+  const gateway = await startTestGateway(t, upstream.url, { upstream: { onClientGone: { drain: '30s' } } });
+  const client = await connect(gateway.port);
+  client.request({ target: '/v1/files/f/content' });
+  const request = await upstream.request();
+  client.reset();
+  await gateway.metrics(); // its going is known
+  request.respond(200, { 'content-type': 'application/octet-stream', 'content-length': '1000000' }, 'a beginning');
+  await request.connection.closed;
+  t.match(await gateway.ended(), { outcome: 'client_closed', status: 200 });
+});
+
 t.test('a gateway that shuts down reads on, within its own drain', async (t) => {
   const upstream = await startUpstream();
   t.teardown(() => upstream.close());

@@ -198,6 +198,16 @@ limits: { store: "http://x" }
   );
 });
 
+t.test('a budget that some models do not touch is a warning', async (t) => {
+  const budget = 'anonymous: { limits: { budget: { usd: 1, per: day } } }';
+  const row = (match: string) => `{ match: "${match}", upstreams: [openai], price: { input: 1 } }`;
+  const warningsOf = (rows: string) => load(`upstreams: { ${OPENAI} }\nmodels: [${rows}]\n${budget}\n`).warnings;
+  t.match(warningsOf(row('gpt*')), [
+    { line: 3, message: /^anonymous.limits.budget counts nothing for models that no row with a price matches/ },
+  ]);
+  t.strictSame(warningsOf(`${row('gpt*')}, ${row('*')}`), []);
+});
+
 t.test('what is no setting, no YAML or no value is told in words that help, and quote nothing', async (t) => {
   const cases: [yaml: string, problem: RegExp][] = [
     ['upstreams: { a: { base_url: x } }', /^gate.yaml:1:19: upstreams.a.base_url is not a setting; did you mean baseUrl\?$/],

@@ -119,16 +119,15 @@ function checkModels(tree: unknown, names: string[], report: Report): void {
 
 /** A budget that no price ever touches would be a promise that nobody keeps. */
 function checkBudgets(tree: unknown, report: Report): void {
-  const hasPrice = keysOf(valueAt(tree, ['models'])).some((row) => valueAt(tree, ['models', row, 'price']) !== undefined);
-  if (hasPrice) return;
+  const priced = keysOf(valueAt(tree, ['models'])).filter((row) => valueAt(tree, ['models', row, 'price']) !== undefined);
+  if (priced.some((row) => textAt(tree, ['models', row, 'match']) === '*')) return;
   const all: Path[] = [['anonymous', 'limits'], ...keysOf(valueAt(tree, ['clients'])).map((index) => ['clients', index, 'limits'])];
   for (const limits of all) {
     const path = [...limits, 'budget'];
     if (typeof valueAt(tree, path) === 'object' && valueAt(tree, path) !== null) {
-      report(
-        path,
-        'needs prices, and no row of models has one; add models: [{ match: "*", upstreams: [NAME], price: { input: 2.50, output: 10 } }]',
-      );
+      const row = 'models: [{ match: "*", upstreams: [NAME], price: { input: 2.50, output: 10 } }]';
+      if (priced.length === 0) report(path, `needs prices, and no row of models has one; add ${row}`);
+      else report(path, `counts nothing for models that no row with a price matches; add as the last row of ${row}`, { isWarning: true });
     }
   }
 }

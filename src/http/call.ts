@@ -7,7 +7,9 @@ import { askedMembers, MAX_OPTIONS_BYTES } from '../upstream/ask.ts';
 
 /** By the APIs' ages: completions, chat, Responses. */
 const OUTPUT_BOUNDS = ['max_tokens', 'max_completion_tokens', 'max_output_tokens'] as const;
-const WANTED = ['model', 'n', ...askedMembers, ...OUTPUT_BOUNDS];
+/** Where some gateways and providers look for further models (OpenRouter, LiteLLM). */
+const FURTHER_MODELS = ['models', 'fallbacks'] as const;
+const WANTED = ['model', 'n', ...FURTHER_MODELS, ...askedMembers, ...OUTPUT_BOUNDS];
 
 export interface Call {
   /** Looks at the next bytes of the body. */
@@ -20,6 +22,8 @@ export interface Call {
    * @throws GatewayError `invalid_request` where parsers could read two of them, or none: what is authorised must be what is sent
    */
   model(): string | undefined;
+  /** Whether the body names models besides `model`. */
+  namesFurtherModels(): boolean;
   /** The most tokens that the answer may have, all choices together; undefined where the call sets no bound. */
   maxOutputTokens(): number | undefined;
 }
@@ -57,6 +61,7 @@ export function createCall(request: IncomingMessage): Call | undefined {
       }
       return model;
     },
+    namesFurtherModels: () => FURTHER_MODELS.some((name) => members.member(name) !== undefined || members.hasLookalike(name)),
     maxOutputTokens() {
       const bounds = OUTPUT_BOUNDS.map((name) => count(members.value(name))).filter((bound) => bound !== undefined);
       return bounds.length === 0 ? undefined : Math.max(...bounds) * (count(members.value('n')) ?? 1);

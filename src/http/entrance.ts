@@ -81,7 +81,7 @@ export function createEntrance(journey: Journey, hall: Hall, admit: Admit, event
     exchange.prompt = held;
     const plan = isRead ? undefined : takePlan();
     if (!isWeighed) await pass(Number(request.headers['content-length'] ?? 0), 0);
-    if (isClosed) return;
+    if (isClosed || response.destroyed) return;
     // The client waits with its body until here: for its key and its limits to have been judged (RFC 9110 10.1.1).
     if (isWaiting(request)) response.writeContinue();
     if (plan === undefined) read(isWeighed);
@@ -98,7 +98,8 @@ export function createEntrance(journey: Journey, hall: Hall, admit: Admit, event
     if (isClosed) return;
     const plan = takePlan();
     if (isWeighed) await pass(held.bytes, call?.maxOutputTokens() ?? 0);
-    if (!isClosed) events.onReady(plan, bodyFor(plan.asked));
+    // Of a crowd that leaves, not all have been settled yet.
+    if (!isClosed && !response.destroyed) events.onReady(plan, bodyFor(plan.asked));
   }
 
   function takePlan(): Plan {

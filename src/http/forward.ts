@@ -73,7 +73,7 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
     if (isOver) return;
     const error = typeof failure === 'string' ? new GatewayError(failure) : failure;
     call?.abort();
-    if (outcome === 'rejected') exchange.rejection = reasonOf(error);
+    if (outcome === 'rejected' && unheardSinceMs === undefined) exchange.rejection = reasonOf(error);
     if (answer !== undefined) answer.relay.break({ detail: detail ?? error.detail, outcome });
     else if (unheardSinceMs !== undefined) settle('client_closed');
     else refuseWith(error, outcome);

@@ -45,7 +45,8 @@ const MODELS_ELSEWHERE = /\/(?:batches|evals|graders|client_secrets|realtime\/ca
  * @throws GatewayError `model_not_allowed`
  */
 export function checkPermit(permit: Permit, target: Target, inBody: string | undefined): void {
-  const named = [modelOfPath(target.path), inBody].filter((model) => model !== undefined);
+  const inQuery = new URLSearchParams(target.query).getAll('model');
+  const named = [modelOfPath(target.path), inBody, ...inQuery].filter((model) => model !== undefined);
   if (MODELS_ELSEWHERE.test(decodeFully(target.path)) || named.length === 0 || !named.every(permit.allows))
     throw new GatewayError('model_not_allowed');
 }

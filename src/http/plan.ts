@@ -74,6 +74,7 @@ export function createPlanner(config: Config, asker: Asker): Planner {
       const { request, target, endpoint, client } = entrant;
       const permit = permitFor(entrant);
       const inBody = permit !== undefined || router.readsModel ? call?.model() : undefined;
+      if (permit !== undefined && call?.namesFurtherModels()) throw new GatewayError('model_not_allowed');
       if (permit !== undefined) checkPermit(permit, target, inBody);
       const route = router.route(modelOfPath(target.path) ?? inBody);
       const shows = isModelList(request.method, endpoint) ? permitOf(client)?.allows : undefined;

@@ -404,6 +404,26 @@ t.test('A9 a client that reads a little now and then is bounded: by clientStall,
   await Promise.all([trickle(1, 'client_stalled'), trickle(400_000, 'timeout_total')]);
 });
 
+t.test('A9 a client that does not take the last bytes of a whole answer is closed after clientStall, beyond total too', async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(() => upstream.close());
+  const settings = { server: { clientStall: '400ms' }, upstream: { timeouts: { total: '200ms' } } };
+  const gateway = await startTestGateway(t, upstream.url, settings);
+  // What the kernel takes differs from one connection to the next: found by trying.
+  const seen = new Set<unknown>();
+  for (let tries = 0, bytes = 16 * MIB; tries < 10 && !seen.has('client_stalled'); tries++) {
+    const client = await connect(gateway.port);
+    client.pause();
+    client.request({ target: '/v1/files/f/content' });
+    (await upstream.request()).respond(200, {}, Buffer.alloc(bytes));
+    const { outcome, bytesOut } = await gateway.ended();
+    seen.add(outcome);
+    bytes = outcome === 'timeout_total' ? Number(bytesOut) - 40_000 : bytes + 20_000;
+    client.destroy();
+  }
+  t.ok(seen.has('client_stalled'), [...seen].join());
+});
+
 t.test('A7 who takes nothing is reset, and the kernel keeps nothing for it', async (t) => {
   const upstream = await startUpstream();
   t.teardown(() => upstream.close());

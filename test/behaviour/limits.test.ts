@@ -147,7 +147,7 @@ t.test('tokens are counted while they flow', async (t) => {
   t.match(await scene.gateway.ended(), { outcome: 'client_closed' });
 });
 
-t.test('concurrent streams: a slot is free again however its stream ended', async (t) => {
+t.test('E3 concurrent streams: a slot is free again however its stream ended', async (t) => {
   const scene = await start(t, { concurrentStreams: 1 }, { upstream: { timeouts: { firstByte: '200ms' } } });
   const ways: [name: string, end: (it: Call) => unknown][] = [
     ['completed', ({ request }) => request.respond(200, {}, 'x')],
@@ -284,7 +284,7 @@ t.test('the openai SDK waits exactly as long as it is told, and then gets throug
   t.ok(waitedMs >= 1000 && waitedMs < 1900, `${waitedMs} ms; its own first back-off would be 375 to 500 ms`);
 });
 
-t.test('two replicas on one Redis count as one, and go on without it', { skip: isRedisMissing }, async (t) => {
+t.test('G6 G7 two replicas on one Redis count as one, and go on without it', { skip: isRedisMissing }, async (t) => {
   const redis = await startRedis(t);
   const limits = { requestsPerMinute: 5, tokensPerMinute: 1000, concurrentStreams: 1 };
   const one = await start(t, limits, { limits: { store: redis.url } });

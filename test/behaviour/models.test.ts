@@ -67,7 +67,7 @@ t.test(
   },
 );
 
-t.test('what could be read as two models, or as none, is refused, and goes nowhere', async (t) => {
+t.test('C16 C17 what could be read as two models, or as none, is refused, and goes nowhere', async (t) => {
   const scene = await start(t, { models: [{ match: 'a', upstreams: ['main'] }] });
   for (const [status, headers, body] of [
     [400, json, '{"model":"a","model":"b"}'],
@@ -76,7 +76,8 @@ t.test('what could be read as two models, or as none, is refused, and goes nowhe
     [400, json, '{"model":"a"} {"model":"b"}'],
     [400, json, '{"model":"a"'],
     [400, json, '["a"]'],
-    [400, json, '['.repeat(100_000)],
+    [400, json, '['.repeat(1_048_576)],
+    [400, json, `{"model":"a","x":${'['.repeat(100_000)}`],
     [415, { ...json, 'content-encoding': 'gzip' }, gzipSync('{"model":"a"}')],
     [415, { 'content-type': 'text/plain' }, '{"model":"a"}'],
     [415, { 'content-type': 'multipart/form-data; boundary=x' }, '{"model":"a"}'],
@@ -110,6 +111,9 @@ t.test('D8 D22 a client with a list of models may call those, by whatever way it
     [403, { body: '{"model":"GPT-4o"}' }],
     [403, { body: '{"model":" gpt-4o"}' }],
     [403, { body: '{"model":"gpt-4\u043e"}' }],
+    [403, { body: '{"model":"gpt-4o","models":["gpt-5"]}' }],
+    [403, { body: '{"model":"gpt-4o","Fallbacks":["gpt-5"]}' }],
+    [403, { body: '{"model":"gpt-4o"}', target: '/v1/chat/completions?x=1&mod%65l=gpt-5' }],
     [403, { body: '{}' }],
     [403, { body: '{"messages":[{"model":"gpt-4o"}]}' }],
     [400, { body: '{"model":"gpt-4o","model":"gpt-5"}' }],
@@ -162,7 +166,7 @@ t.test('D8 D22 a client with a list of models may call those, by whatever way it
     if (status === 403) t.equal(error.code, 'model_not_allowed');
   }
   t.equal(scene.main.requestCount, requestCount, 'the upstream heard of none of them');
-  t.equal((await scene.gateway.metrics()).value('sluicegate_rejections_total', { client: 'team', reason: 'model_not_allowed' }), 25);
+  t.equal((await scene.gateway.metrics()).value('sluicegate_rejections_total', { client: 'team', reason: 'model_not_allowed' }), 28);
 });
 
 t.test('such a client sees the models that it may call', async (t) => {

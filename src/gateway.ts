@@ -116,7 +116,7 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
   const leases = createLeases(onFault, renewMs);
   let store = await openLimitStore(initial.limits, tellStore);
   let storeChange: Promise<void> = Promise.resolve();
-  const limiter = await createLimiter(app, { config: () => current.config, store: () => store, leases });
+  const limiter = await createLimiter(app, { config: () => current.config, store: () => store, leases, now: clock.now });
   let current = createGeneration(initial, clientsFor(initial));
 
   function tell(exchange: Exchange): void {

@@ -17,6 +17,7 @@ import {
 } from '../limits/store.ts';
 import { UNFORETOLD_MS } from '../limits/windows.ts';
 import type { HeaderList } from '../upstream/headers.ts';
+import { createBrake } from './brake.ts';
 import type { Leases } from './leases.ts';
 
 /** A request that passed its caller's limits. */
@@ -47,6 +48,8 @@ export interface LimiterParts {
   config(): Config;
   store(): LimitStore;
   readonly leases: Leases;
+  /** Monotonic milliseconds. */
+  now(): number;
 }
 
 /** A request at the door, with what the store said of it. */
@@ -61,7 +64,8 @@ const NOT_LIMITED: Granted = { headers: [], lease: undefined };
 /**
  * The plugin asks its store once for each request; the store that it is given asks ours, which counts everything else in the same step.
  */
-export async function createLimiter(app: FastifyInstance, { config, store, leases }: LimiterParts): Promise<Limiter> {
+export async function createLimiter(app: FastifyInstance, { config, store, leases, now }: LimiterParts): Promise<Limiter> {
+  const brake = createBrake(now);
   const visits = new Map<string, Visit>();
   const visitOf = new WeakMap<FastifyRequest, Visit>();
   const settingsOf = (client: Client | undefined): Limits => (client ?? config().anonymous).limits;
@@ -116,7 +120,10 @@ export async function createLimiter(app: FastifyInstance, { config, store, lease
       const visit: Visit = { store: store(), admission: { caller, limits, lease: randomUUID(), reserve }, verdict: undefined };
       const verdict = await ask(request, visit);
       const headers = standingHeaders(verdict.standings);
-      if (verdict.refusedBy !== undefined) throw refusalOf(verdict, headers);
+      if (verdict.refusedBy !== undefined) {
+        await brake(caller);
+        throw refusalOf(verdict, headers);
+      }
       const grant = { store: visit.store, caller, limits, lease: visit.admission.lease, exchange };
       return { headers, lease: leases.open({ ...grant, cut: settings.onExhausted === 'cut' ? cut : undefined }) };
     },

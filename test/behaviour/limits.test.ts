@@ -247,6 +247,26 @@ t.test('anonymous callers have limits by address', async (t) => {
   t.same((await scene.gateway.metrics()).series('sluicegate_limit_remaining'), [], 'addresses are no labels');
 });
 
+t.test('who goes on asking while it is refused is slowed down, and gives its turn to others', async (t) => {
+  const scene = await start(t, { requestsPerMinute: 1 });
+  await use(scene, 1, 1);
+  const clients = await Promise.all(Array.from({ length: 60 }, () => connect(scene.gateway.port)));
+  const startedAtMs = performance.now();
+  const refusedMs = await Promise.all(
+    clients.map(async (client) => {
+      client.request({ method: 'POST', target: '/v1/chat/completions', headers, body: '{"model":"m"}' });
+      t.equal((await client.head()).status, 429);
+      return performance.now() - startedAtMs;
+    }),
+  );
+  t.ok(refusedMs.filter((ms) => ms >= 100).length >= 10, 'fifty are told at once');
+  for (const _ of clients) await scene.gateway.ended();
+  const left = await connect(scene.gateway.port);
+  left.request({ method: 'POST', target: '/v1/chat/completions', headers, body: '{"model":"m"}' });
+  left.reset();
+  t.match(await scene.gateway.ended(), { attempts: 0 });
+});
+
 t.test('the openai SDK waits exactly as long as it is told, and then gets through', async (t) => {
   const upstream = createServer((_, response) => {
     response.writeHead(200, { 'content-type': 'application/json' });

@@ -1,6 +1,5 @@
 // What a request uses and what that costs: tokens as they are known so far, and money in billionths of a dollar.
 import type { Price } from './config.ts';
-import type { Exchange } from './exchange.ts';
 import type { Amount } from './limits/store.ts';
 import type { Usage } from './upstream/dialects/dialect.ts';
 
@@ -13,6 +12,19 @@ export interface Seen {
   readonly contentCount: number;
   /** UTF-8 bytes of output text. */
   readonly textLength: number;
+}
+
+/** A request that is under way. */
+export interface Running {
+  readonly meter: Seen | undefined;
+  readonly bytesIn: number;
+  readonly price: Price | undefined;
+}
+
+/** A request whose tokens are known, as far as they can be. */
+export interface Ended {
+  readonly tokens: Usage | undefined;
+  readonly costNanoUsd: number | undefined;
 }
 
 /** Output tokens while they flow, about: a token is some four characters, and each event with content brings at least one. */
@@ -39,12 +51,12 @@ export function reserveFor(promptBytes: number, maxOutputTokens: number, price: 
 }
 
 /** What a request has used so far, about: nothing before its answer has begun. */
-export function spentSoFar({ meter, bytesIn, price }: Pick<Exchange, 'meter' | 'bytesIn' | 'price'>): Amount {
+export function spentSoFar({ meter, bytesIn, price }: Running): Amount {
   return meter === undefined ? NOTHING_SPENT : reserveFor(bytesIn, outputSoFar(meter), price);
 }
 
 /** What a request has used in all, once its tokens are known. */
-export function spentInAll({ tokens, costNanoUsd = 0 }: Pick<Exchange, 'tokens' | 'costNanoUsd'>): Amount {
+export function spentInAll({ tokens, costNanoUsd = 0 }: Ended): Amount {
   return tokens === undefined ? NOTHING_SPENT : { tokens: tokens.input + tokens.output, nanoUsd: costNanoUsd };
 }
 

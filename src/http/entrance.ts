@@ -65,9 +65,9 @@ export function createEntrance(journey: Journey, hall: Hall, admit: Admit, event
     observe: call === undefined ? undefined : observe,
   });
 
-  /** A call is read as it passes; its bytes are kept for another try, and for their tokens to be counted. */
+  /** A call is read as it passes, where anything depends on it; its bytes are kept for another try, and for their tokens to be counted. */
   function observe(chunk: Buffer): void {
-    call?.observe(chunk);
+    if (isRead || Number.isFinite(config.sse.earlyHeadersMs)) call?.observe(chunk);
     if (!held.add(chunk) && isRead) events.onRefused(new GatewayError('overloaded'));
   }
 

@@ -114,6 +114,19 @@ async function fillUp(replicas: readonly Replica[], name: Name): Promise<number>
   return Number.POSITIVE_INFINITY;
 }
 
+/** Resolves once so many of the calls have been refused. */
+function allRefused(calls: readonly Promise<number>[], count: number): Promise<void> {
+  return new Promise((resolve) => {
+    let refused = 0;
+    for (const one of calls) {
+      void one.then((status) => {
+        if (status === 429) refused += 1;
+        if (refused === count) resolve();
+      });
+    }
+  });
+}
+
 async function metric({ opsPort }: Replica, name: string): Promise<number> {
   const text = await (await fetch(`http://127.0.0.1:${opsPort}/metrics`)).text();
   return [...text.matchAll(new RegExp(`^${name}\\S* (\\S+)$`, 'gm'))].reduce((sum, [, value]) => sum + Number(value), 0);
@@ -156,6 +169,8 @@ t.test('three replicas on one Redis', { skip: isRedisMissing }, async (t) => {
     await upstream.holds(8);
     for (let n = 0; n < 52; n++) calls.push(call(replicas[n % 3]!, 'streams'));
     await upstream.holds(20);
+    // Or some of those that are being refused would die with it as well.
+    await allRefused(calls, 40);
     const onFirst = await metric(first, 'sluicegate_streams_active\\{client="streams"');
     t.ok(onFirst > 0, `${onFirst} of 20 on the first replica`);
     const killedAtMs = performance.now();

@@ -13,7 +13,7 @@ import type { Plan, Planner } from './plan.ts';
 import { openUpload } from './upload.ts';
 
 /** What entering needs; one for all requests. */
-export interface Hall {
+export interface EntranceParts {
   readonly config: Config;
   readonly planner: Planner;
   readonly limiter: Limiter;
@@ -41,7 +41,7 @@ export interface Entrance {
   /** The whole body as the client sent it, or as the plan has it. */
   bodyFor(asked: Plan['asked']): Buffer;
   /** The body will not be sent again: it stays only as long as there is room for what may have to be counted. */
-  settleFor(): void;
+  keepForCounting(): void;
   /** The request is over: what still comes is read and dropped. */
   close(): void;
 }
@@ -51,11 +51,11 @@ const MAX_PROMPT_BYTES = 4 * 1024 * 1024;
 const NOTHING = { tokens: 0, nanoUsd: 0 };
 
 /** @param admit counts the request against its caller's limits */
-export function createEntrance(journey: Journey, hall: Hall, admit: Admit, events: EntranceEvents): Entrance {
+export function createEntrance(journey: Journey, parts: EntranceParts, admit: Admit, events: EntranceEvents): Entrance {
   const { exchange, request, response } = journey;
-  const { config, planner, limiter } = hall;
+  const { config, planner, limiter } = parts;
   const call = createCall(request);
-  let held = holdBody(hall.promptRoom, MAX_PROMPT_BYTES);
+  let held = holdBody(parts.promptRoom, MAX_PROMPT_BYTES);
   let isRead = false;
   let isClosed = false;
   const upload = openUpload(request, {
@@ -76,7 +76,7 @@ export function createEntrance(journey: Journey, hall: Hall, admit: Admit, event
     // Who waits with its body is judged without it.
     const isWeighed = call !== undefined && upload.body !== undefined && !isWaiting(request) && limiter.readsCall(journey.client);
     isRead = mustRead || isWeighed;
-    if (isRead) held = holdBody(hall.room, config.server.maxRequestBodyBytes);
+    if (isRead) held = holdBody(parts.room, config.server.maxRequestBodyBytes);
     else if (exchange.operation === undefined) held.letGo();
     exchange.prompt = held;
     const plan = isRead ? undefined : takePlan();
@@ -133,7 +133,7 @@ export function createEntrance(journey: Journey, hall: Hall, admit: Admit, event
       return isRead;
     },
     bodyFor,
-    settleFor: () => held.moveTo(hall.promptRoom, MAX_PROMPT_BYTES),
+    keepForCounting: () => held.moveTo(parts.promptRoom, MAX_PROMPT_BYTES),
     close() {
       isClosed = true;
       upload.close();

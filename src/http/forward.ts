@@ -10,7 +10,7 @@ import { upstreamPath } from '../upstream/target.ts';
 import { type Answer, type AnswerParts, beginAnswer, beginUnheard, type Journey } from './answer.ts';
 import { type Asker, createRefusalReader, mayRefuseAsking, type Taker } from './asking.ts';
 import { createLateAnswer, EARLY_HEADERS, isPlainStream } from './early.ts';
-import { createEntrance, type Hall } from './entrance.ts';
+import { createEntrance, type EntranceParts } from './entrance.ts';
 import type { Admit } from './limits.ts';
 import { asGatewayError, REFUSED } from './listener.ts';
 import { createModelList } from './model-list.ts';
@@ -18,7 +18,7 @@ import type { Plan } from './plan.ts';
 import { refuse } from './refuse.ts';
 
 /** What forwarding needs; one for all requests. */
-export interface Station extends AnswerParts, Hall {
+export interface Station extends AnswerParts, EntranceParts {
   readonly asker: Asker;
   readonly ledger: Ledger;
   /** All requests that are on their way. */
@@ -120,7 +120,7 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
   }
 
   function begin(status: number, headers: HeaderList): Answer {
-    entrance.settleFor();
+    entrance.keepForCounting();
     const source = { pause: () => call?.pause(), resume: () => call?.resume(), abort: () => call?.abort() };
     const ends = { source, sentAtMs: sentAtMs ?? clock.now(), strip: plan?.asked?.strip, onOutcome: settle };
     answer = beginAnswer(status, headers, journey, station, ends);

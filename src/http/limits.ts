@@ -125,7 +125,7 @@ export async function createLimiter(app: FastifyInstance, { config, store, lease
         throw refusalOf(verdict, headers);
       }
       const grant = { store: visit.store, caller, limits, lease: visit.admission.lease, exchange };
-      return { headers, lease: leases.open({ ...grant, cut: settings.onExhausted === 'cut' ? cut : undefined }) };
+      return { headers: headers.flat(), lease: leases.open({ ...grant, cut: settings.onExhausted === 'cut' ? cut : undefined }) };
     },
 
     async standings() {
@@ -155,15 +155,17 @@ function createCallerLimits(): (limits: Limits) => CallerLimits | undefined {
   };
 }
 
+type HeaderPair = [name: string, value: string];
+
 /** OpenAI's headers (API reference, "Rate limits in headers"). */
-function standingHeaders(standings: Standings): HeaderList {
+function standingHeaders(standings: Standings): HeaderPair[] {
   return (['requests', 'tokens'] as const).flatMap((name) => {
     const standing = standings[name];
     if (standing === undefined) return [];
     return [
-      ...[`x-ratelimit-limit-${name}`, String(standing.limit)],
-      ...[`x-ratelimit-remaining-${name}`, String(Math.floor(standing.remaining))],
-      ...[`x-ratelimit-reset-${name}`, formatReset(standing.resetMs)],
+      [`x-ratelimit-limit-${name}`, String(standing.limit)],
+      [`x-ratelimit-remaining-${name}`, String(Math.floor(standing.remaining))],
+      [`x-ratelimit-reset-${name}`, formatReset(standing.resetMs)],
     ];
   });
 }
@@ -174,8 +176,8 @@ const REFUSALS = {
   streams: 'concurrent streams',
 } as const;
 
-function refusalOf({ refusedBy, retryAfterMs, standings }: Verdict, headers: HeaderList): GatewayError {
-  const own = Object.fromEntries(headers.map((value, at) => [headers[at - 1], value]).filter((_, at) => at % 2 === 1));
+function refusalOf({ refusedBy, retryAfterMs, standings }: Verdict, headers: readonly HeaderPair[]): GatewayError {
+  const own = Object.fromEntries(headers);
   // In milliseconds too, as OpenAI has it: its SDKs then wait no longer than they must.
   const retry = { 'retry-after': String(Math.ceil(retryAfterMs / 1000)), 'retry-after-ms': String(Math.ceil(retryAfterMs)) };
   if (refusedBy === 'budget' || refusedBy === undefined) {

@@ -1,11 +1,14 @@
 // Loads the configuration whole or not at all: from YAML and the environment to frozen, typed values, or to every problem at once.
-import { checkSchema, checkSupport, type Report } from './config/check.ts';
+import { dirname } from 'node:path';
+import { checkSchema, type Report } from './config/check.ts';
 import { layEnvironment } from './config/environment.ts';
+import { checkFiles, type Files, type NamedFile, openFiles, type ReadFile } from './config/files.ts';
 import { BROKEN, type Path, readYaml, type Source } from './config/load.ts';
 import { checkRules } from './config/rules.ts';
 import { isName } from './config/scalars.ts';
 import type { Settings } from './config/schema.ts';
 
+export type { NamedFile } from './config/files.ts';
 export { printConfig } from './config/print.ts';
 export { hopByHopHeaders } from './config/rules.ts';
 export { isLoopback, isName, parseAddress } from './config/scalars.ts';
@@ -21,7 +24,10 @@ export interface Upstream {
   name: string;
   /** http(s), without a slash at the end, credentials, query or fragment. */
   baseUrl: string;
-  apiKey: string | undefined;
+  /** Used in turn; none: no key is sent. The one of `apiKeyFile` as it was when the configuration was loaded. */
+  apiKeys: string[];
+  /** The file that holds the key, read again when it changes. */
+  apiKeyFile: string | undefined;
   auth: 'bearer' | 'api-key' | 'x-api-key' | 'none' | 'passthrough';
   /** Names as the file has them, no two the same but for case. */
   headers: Record<string, string>;
@@ -29,6 +35,15 @@ export interface Upstream {
   usage: 'ask' | 'continuous' | 'asSent';
   /** How long, and for how many more tokens, an answer is read on that nobody hears; undefined: not at all. */
   onClientGone: { drainMs: number; maxTokens: number } | undefined;
+  /** Patterns of paths: calls that name no model go to the first upstream that has theirs. */
+  endpoints: string[];
+  ca: NamedFile | undefined;
+  certificate: { cert: NamedFile; key: NamedFile } | undefined;
+  /** The URL of the HTTP proxy that connections go through, which may hold a password. */
+  proxy: string | undefined;
+  http2: boolean;
+  /** When it is put aside: after so many failures in a row, or this share of those of half a minute. */
+  eject: { failures: number; share: number; forMs: number } | undefined;
   maxConnections: number;
   timeouts: { connectMs: number; firstByteMs: number; idleMs: number; totalMs: number };
 }
@@ -43,11 +58,26 @@ export interface Price {
   audioOutput: number | undefined;
 }
 
+/** Where calls for a model may go. */
+export interface ModelTarget {
+  /** The name of a known upstream. */
+  upstream: string;
+  /** Its share of first tries; undefined for all targets of a row where none has a weight. */
+  weight: number | undefined;
+  /** The model's name there; undefined: as the client wrote it. */
+  rewrite: string | undefined;
+}
+
 export interface Model {
   /** On the model's name; `*` is the only wildcard. */
   match: string;
-  /** Names of upstreams, all of them known. */
-  upstreams: string[];
+  /** At least one, in the order of the file. */
+  targets: ModelTarget[];
+  balance: 'order' | 'leastBusy';
+  /** A larger body goes to one target only. */
+  replayBytes: number;
+  /** Streams without a first token after so long are asked of the next target too; Infinity: none is. */
+  hedgeMs: number;
   price: Price | undefined;
 }
 
@@ -76,12 +106,14 @@ export interface Config {
   server: {
     listen: Address;
     allowAnonymous: boolean;
+    tls: { cert: NamedFile; key: NamedFile } | undefined;
     cors: { origins: string[] } | undefined;
     trustProxy: string[];
     hostnames: string[];
     maxRequestBodyBytes: number;
     maxHeldBodiesBytes: number;
     maxConnections: number;
+    workers: number | 'auto';
     clientStallMs: number;
     drainMs: number;
   };
@@ -112,9 +144,14 @@ const ENVIRONMENT = { file: 'environment', line: 0, column: 0 } as const;
 
 /**
  * Loads a configuration file's text under an environment (INTERFACE sections 1 and 3); without a file, the built-in defaults.
- * Never throws and reads nothing else. No message repeats a value, which might be a secret: a place and a setting's name do.
+ * Never throws, and reads nothing else but the files that it names. No message repeats a value, which might be a secret: a place and
+ * a setting's name do.
  */
-export function loadConfig(source: { file: string; text: string } | undefined, env: Record<string, string | undefined>): LoadResult {
+export function loadConfig(
+  source: { file: string; text: string } | undefined,
+  env: Record<string, string | undefined>,
+  readFile?: ReadFile,
+): LoadResult {
   const hasFile = source !== undefined;
   const read: Source = hasFile ? readYaml(source.file, source.text, env) : BUILT_IN;
   const { tree, faults, variableOf } = layEnvironment(read.tree ?? {}, env, hasFile);
@@ -126,12 +163,13 @@ export function loadConfig(source: { file: string; text: string } | undefined, e
     (isWarning ? warnings : problems).push({ ...place, message: `${variable ?? formatPath(path)} ${message}` });
   };
   const settings = checkSchema(tree, report);
+  const files = openFiles(dirname(source?.file ?? ''), readFile);
   if (tree !== BROKEN) {
-    checkSupport(tree, report);
     checkRules(tree, hasFile, report);
+    checkFiles(tree, files, report);
   }
   if (problems.length > 0 || !settings) return { ok: false, problems: inOrder(problems), warnings: inOrder(warnings) };
-  return { ok: true, config: deepFreeze(toConfig(settings, read)), warnings: inOrder(warnings) };
+  return { ok: true, config: deepFreeze(toConfig(settings, read, files)), warnings: inOrder(warnings) };
 }
 
 const BUILT_IN: Source = { tree: {}, problems: [], place: () => ENVIRONMENT, namesAt: () => [] };
@@ -158,49 +196,70 @@ function inOrder(problems: Problem[]): Problem[] {
   return [...unique.values()].sort((a, b) => a.line - b.line || a.column - b.column);
 }
 
-function toConfig(settings: Settings, read: Source): Config {
+function toConfig(settings: Settings, read: Source, files: Files): Config {
   const { server, ops, log, sse, anonymous } = settings;
   const names = [...new Set([...read.namesAt(['upstreams']), ...Object.keys(settings.upstreams)])];
   return {
     server: {
       listen: server.listen,
       allowAnonymous: server.allowAnonymous,
+      tls: server.tls === null ? undefined : toPair(server.tls.cert, server.tls.key, files),
       cors: server.cors ?? undefined,
       trustProxy: server.trustProxy ?? [],
       hostnames: server.hostnames,
       maxRequestBodyBytes: server.maxRequestBody,
       maxHeldBodiesBytes: server.maxHeldBodies,
       maxConnections: server.maxConnections,
+      workers: server.workers,
       clientStallMs: server.clientStall,
       drainMs: server.drain,
     },
     ops: { listen: ops.listen, token: ops.token ?? undefined },
     log: { level: log.level, format: log.format },
     sse: { heartbeatMs: sse.heartbeat, earlyHeadersMs: sse.earlyHeaders },
-    upstreams: names.flatMap((name) => toUpstream(name, settings.upstreams[name])),
-    models: settings.models.map(({ match, upstreams, price }) => ({
-      match,
-      upstreams: upstreams.map(nameOf),
-      price: price && toPrice(price),
-    })),
+    upstreams: names.flatMap((name) => toUpstream(name, settings.upstreams[name], files)),
+    models: settings.models.map(toModel),
     clients: settings.clients.map(toClient),
     anonymous: { limits: toLimits(anonymous.limits) },
     limits: settings.limits,
   };
 }
 
-function toUpstream(name: string, settings: Settings['upstreams'][string] | undefined): Upstream[] {
+function toUpstream(name: string, settings: Settings['upstreams'][string] | undefined, files: Files): Upstream[] {
   if (!settings) return [];
-  const { baseUrl, apiKey, auth, headers, query, usage, maxConnections } = settings;
+  const { baseUrl, apiKey, apiKeys, apiKeyFile, auth, headers, query, usage, endpoints, maxConnections } = settings;
   const { connect: connectMs, firstByte: firstByteMs, idle: idleMs, total: totalMs } = settings.timeouts;
-  const { onClientGone: gone } = settings;
-  const onClientGone = gone === 'abort' ? undefined : { drainMs: gone.drain, maxTokens: gone.tokens };
-  const timeouts = { connectMs, firstByteMs, idleMs, totalMs };
-  return [{ name, baseUrl, apiKey, auth, headers, query, usage, onClientGone, maxConnections, timeouts }];
+  const { onClientGone: gone, eject } = settings;
+  const keyFile = apiKeyFile === undefined ? undefined : files.get(apiKeyFile);
+  return [
+    {
+      ...{ name, baseUrl, auth, headers, query, usage, endpoints, maxConnections },
+      apiKeys: keyFile !== undefined ? [keyFile.text.trim()] : (apiKeys ?? (apiKey === undefined ? [] : [apiKey])),
+      apiKeyFile: keyFile?.path,
+      onClientGone: gone === 'abort' ? undefined : { drainMs: gone.drain, maxTokens: gone.tokens },
+      ca: settings.caFile === null ? undefined : files.get(settings.caFile),
+      certificate: toPair(settings.certFile, settings.keyFile, files),
+      proxy: settings.proxy ?? undefined,
+      http2: settings.http2 === 'on',
+      eject: eject === null ? undefined : { failures: eject.failures, share: eject.share, forMs: eject.for },
+      timeouts: { connectMs, firstByteMs, idleMs, totalMs },
+    },
+  ];
 }
 
-function nameOf(target: Settings['models'][number]['upstreams'][number]): string {
-  return typeof target === 'string' ? target : target.name;
+function toPair(certName: string | null, keyName: string | null, files: Files): { cert: NamedFile; key: NamedFile } | undefined {
+  const cert = certName === null ? undefined : files.get(certName);
+  const key = keyName === null ? undefined : files.get(keyName);
+  return cert === undefined || key === undefined ? undefined : { cert, key };
+}
+
+function toModel({ match, upstreams, rewrite, balance, replay, hedge, price }: Settings['models'][number]): Model {
+  const isWeighted = upstreams.some((target) => typeof target === 'object');
+  const targets = upstreams.map((target) => {
+    const { name, weight, rewrite: own } = typeof target === 'string' ? { name: target, weight: 1, rewrite: undefined } : target;
+    return { upstream: name, weight: isWeighted ? weight : undefined, rewrite: own ?? rewrite };
+  });
+  return { match, targets, balance, replayBytes: replay, hedgeMs: hedge, price: price && toPrice(price) };
 }
 
 function toPrice(price: NonNullable<Settings['models'][number]['price']>): Price {

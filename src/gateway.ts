@@ -242,10 +242,10 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
       reply.raw.shouldKeepAlive = false;
       throw new GatewayError('invalid_request', 'Pipelined requests are not served: wait for the answer, or open another connection.');
     }
-    const { target, client } = admit(request, exchange, gates);
+    const { requestTarget, client } = admit(request, exchange, gates);
     reply.hijack();
     const journey = {
-      ...{ exchange, target, client, endpoint: exchange.endpoint, route: station.planner.firstRoute },
+      ...{ exchange, requestTarget, client, endpoint: exchange.endpoint, route: station.planner.firstRoute },
       ...{ request: request.raw, response: reply.raw, ownHeaders: pluginHeaders(reply) },
     };
     forward(journey, station, limiter.admit(request, exchange, client));

@@ -173,7 +173,7 @@ async function serve(flags: Flags): Promise<number | undefined> {
 }
 
 function withDemo(config: Config, demoUpstream: Demo | undefined): Config {
-  return config.upstreams.length > 0 || demoUpstream === undefined ? config : { ...config, upstreams: [upstreamOf(demoUpstream)] };
+  return config.upstreams.length > 0 || demoUpstream === undefined ? config : { ...config, upstreams: upstreamOf(demoUpstream) };
 }
 
 /** Loads the file again on SIGHUP, and with --watch whenever it changes: whole, or not at all. */
@@ -207,20 +207,10 @@ function endWithGrace(gateway: Gateway, demoUpstream: Demo | undefined, { server
   });
 }
 
-function upstreamOf({ url }: Demo): Upstream {
-  const timeouts = { connectMs: 5_000, firstByteMs: 600_000, idleMs: 600_000, totalMs: 3_600_000 };
-  return {
-    name: 'demo',
-    baseUrl: url,
-    apiKey: undefined,
-    auth: 'none',
-    headers: {},
-    query: {},
-    usage: 'ask',
-    onClientGone: undefined,
-    maxConnections: 1024,
-    timeouts,
-  };
+/** The demo, with the settings that any upstream from the environment has. */
+function upstreamOf({ url }: Demo): Upstream[] {
+  const loaded = loadConfig(undefined, { SLUICEGATE_UPSTREAM: url });
+  return loaded.ok ? loaded.config.upstreams.map((upstream) => ({ ...upstream, name: 'demo' })) : [];
 }
 
 /** What a person needs first: where to point an app, a line to try it with, where the numbers are, who answers. */

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import t from 'tap';
 import { type Config, configJsonSchema, formatProblem, type LoadResult, loadConfig, type Problem, printConfig } from '../src/config.ts';
+import { createCertificate } from './support/tls.ts';
 
 const EXAMPLE = readFileSync(new URL('../config/sluicegate.example.yaml', import.meta.url), 'utf8');
 const HASH = '5e88'.padEnd(64, 'a');
@@ -52,12 +53,14 @@ t.test('a file with an upstream only gets the documented defaults, deeply frozen
     server: {
       listen: { host: '127.0.0.1', port: 8080 },
       allowAnonymous: false,
+      tls: undefined,
       cors: undefined,
       trustProxy: [],
       hostnames: [],
       maxRequestBodyBytes: 64 * 2 ** 20,
       maxHeldBodiesBytes: 512 * 2 ** 20,
       maxConnections: 10_000,
+      workers: 1,
       clientStallMs: 60_000,
       drainMs: 60_000,
     },
@@ -68,12 +71,19 @@ t.test('a file with an upstream only gets the documented defaults, deeply frozen
       {
         name: 'openai',
         baseUrl: 'https://api.openai.com/v1',
-        apiKey: 'key-of-openai',
         auth: 'bearer',
         headers: {},
         query: {},
         usage: 'ask',
+        endpoints: [],
+        apiKeys: ['key-of-openai'],
+        apiKeyFile: undefined,
         onClientGone: undefined,
+        ca: undefined,
+        certificate: undefined,
+        proxy: undefined,
+        http2: false,
+        eject: { failures: 5, share: 0.5, forMs: 10_000 },
         maxConnections: 1024,
         timeouts: { connectMs: 5000, firstByteMs: 600_000, idleMs: 600_000, totalMs: 3_600_000 },
       },
@@ -105,27 +115,34 @@ server:
 ops: { listen: localhost:9000, token: t0ken }
 log: { level: debug, format: json }
 upstreams:
-  zeta: { baseUrl: http://127.0.0.1:9000/base//, auth: none, usage: continuous, onClientGone: { drain: 30s, tokens: off }, maxConnections: off, timeouts: { connect: 250ms, firstByte: off, idle: off, total: off } }
-  "7": { baseUrl: https://seven.example, apiKey: k7, auth: x-api-key, headers: { X-A: 1, X-B: "" }, query: { api-version: 2024-10-21 } }
+  zeta: { baseUrl: http://127.0.0.1:9000/base//, auth: none, usage: continuous, onClientGone: { drain: 30s, tokens: off }, maxConnections: off, eject: off, timeouts: { connect: 250ms, firstByte: off, idle: off, total: off } }
+  "7": { baseUrl: https://seven.example, apiKey: k7, auth: x-api-key, endpoints: ["/v1/files*"], eject: { failures: 3, share: off }, headers: { X-A: 1, X-B: "" }, query: { api-version: 2024-10-21 } }
 clients:
   - { name: a, keySha256: ${HASH.toUpperCase()}, limits: { requestsPerMinute: 600 } }
   - { name: b, keySha256: [${'1'.repeat(64)}, "${'2'.repeat(64)}"], models: ["gpt-4o*"], endpoints: [/v1/files*] }
 anonymous: { limits: { requestsPerMinute: 5, tokensPerMinute: 6, concurrentStreams: 7, budget: { usd: 0.5, per: week }, onExhausted: cut } }
 limits: { store: "redis://user:pw@127.0.0.1:6379/1", onStoreFailure: deny }
 models:
-  - { match: "gpt-4o*", upstreams: [zeta], price: { input: 2.50, cachedInput: 1.25, cacheWrite: 0, output: 10.00, audioInput: 40, audioOutput: 80 } }
+  - match: "gpt-4o*"
+    upstreams: [{ name: zeta, weight: 3 }, { name: "7", rewrite: four }]
+    rewrite: gpt-4o-2024-08-06
+    balance: leastBusy
+    hedge: 800ms
+    price: { input: 2.50, cachedInput: 1.25, cacheWrite: 0, output: 10.00, audioInput: 40, audioOutput: 80 }
   - { match: "*", upstreams: ["7"], price: { output: 1 } }
 `),
   );
   t.strictSame(config.server, {
     listen: { host: '::1', port: 0 },
     allowAnonymous: true,
+    tls: undefined,
     cors: { origins: ['https://app.example', 'tauri://localhost'] },
     trustProxy: ['10.0.0.0/8', 'fd00::/8', '192.0.2.1'],
     hostnames: ['gateway.example'],
     maxRequestBodyBytes: Infinity,
     maxHeldBodiesBytes: Infinity,
     maxConnections: Infinity,
+    workers: 1,
     clientStallMs: Infinity,
     drainMs: 0,
   });
@@ -137,6 +154,9 @@ models:
   t.equal(zeta?.usage, 'continuous');
   t.strictSame(zeta?.onClientGone, { drainMs: 30_000, maxTokens: Infinity });
   t.strictSame(zeta?.timeouts, { connectMs: 250, firstByteMs: Infinity, idleMs: Infinity, totalMs: Infinity });
+  t.equal(zeta?.eject, undefined);
+  t.strictSame(seven?.eject, { failures: 3, share: Infinity, forMs: 10_000 });
+  t.strictSame(seven?.endpoints, ['/v1/files*']);
   t.equal(seven?.name, '7', 'an object would put a number first');
   t.strictSame(seven?.headers, { 'X-A': '1', 'X-B': '' });
   t.strictSame(seven?.query, { 'api-version': '2024-10-21' });
@@ -155,8 +175,21 @@ models:
   const price = { input: 2.5, cachedInput: 1.25, cacheWrite: 0, output: 10, audioInput: 40, audioOutput: 80 };
   const outputOnly = { input: 0, cachedInput: undefined, cacheWrite: undefined, output: 1, audioInput: undefined, audioOutput: undefined };
   t.strictSame(config.models, [
-    { match: 'gpt-4o*', upstreams: ['zeta'], price },
-    { match: '*', upstreams: ['7'], price: outputOnly },
+    {
+      match: 'gpt-4o*',
+      targets: [
+        { upstream: 'zeta', weight: 3, rewrite: 'gpt-4o-2024-08-06' },
+        { upstream: '7', weight: 1, rewrite: 'four' },
+      ],
+      ...{ balance: 'leastBusy', replayBytes: 2 ** 20, hedgeMs: 800 },
+      price,
+    },
+    {
+      match: '*',
+      targets: [{ upstream: '7', weight: undefined, rewrite: undefined }],
+      ...{ balance: 'order', replayBytes: 2 ** 20, hedgeMs: Infinity },
+      price: outputOnly,
+    },
   ]);
 });
 
@@ -298,41 +331,46 @@ t.test('words are refused that look right and are not', async (t) => {
   }
 });
 
-t.test('a setting of a later version is accepted only as what holds today', async (t) => {
-  const later: [accepted: string | undefined, refused: string][] = [
-    ['server: { tls: off }', 'server: { tls: { cert: c.pem, key: k.pem } }'],
-    ['server: { workers: 1 }', 'server: { workers: auto }'],
-    [`server: { workers: "\${ONE}" }`, 'server: { workers: 2 }'],
-    [
-      'models: [{ match: "*", upstreams: [openai], price: { input: 2.50 } }]',
-      'models: [{ match: "*", upstreams: [{ name: openai, weight: 3 }] }]',
-    ],
-    ['models: [{ match: "*", upstreams: [openai], balance: order }]', 'models: [{ match: "*", upstreams: [openai], balance: leastBusy }]'],
-    ['models: [{ match: "*", upstreams: [openai], hedge: off }]', 'models: [{ match: "*", upstreams: [openai], hedge: 1s }]'],
-    [undefined, 'models: [{ match: "*", upstreams: [openai], rewrite: gpt }]'],
-    [undefined, 'models: [{ match: "*", upstreams: [openai], replay: 1MiB }]'],
-  ];
-  for (const [accepted, refused] of later) {
-    if (accepted !== undefined) t.strictSame(problemsWith(accepted, { ONE: '1' }), [], accepted);
-    t.match(problemsWith(refused), only(/^gate\.yaml:2:\d+: [\w.[\]]+ is not yet supported; leave it out \(today: .+\)$/), refused);
-  }
-  const ofUpstream: [accepted: string | undefined, refused: string][] = [
-    [undefined, 'apiKeyFile: key.txt'],
-    [undefined, 'apiKeys: [a, b]'],
-    ['caFile: off', 'caFile: ca.pem'],
-    ['certFile: off', 'certFile: c.pem'],
-    ['keyFile: off', 'keyFile: k.pem'],
-    ['eject: off', 'eject: { failures: 5, for: 10s }'],
-    ['http2: off', 'http2: on'],
-  ];
-  for (const [accepted, refused] of ofUpstream) {
-    if (accepted !== undefined) t.strictSame(problemsOfUpstream(`baseUrl: https://a.example, apiKey: k, ${accepted}`), [], accepted);
-    t.match(
-      problemsOfUpstream(`baseUrl: https://a.example, apiKey: k, ${refused}`),
-      only(/^gate\.yaml:2:49: .* is not yet supported; leave it out/),
-      refused,
-    );
-  }
+t.test('files that are named are read with the configuration, from its folder, and each must be what it should', async (t) => {
+  const { cert, key } = createCertificate();
+  const other = createCertificate();
+  const files: Record<string, string> = {
+    'cert.pem': cert,
+    'key.pem': key,
+    'other.pem': other.key,
+    'key.txt': ' sk-in-a-file\n',
+    'empty.txt': ' ',
+  };
+  const asked: string[] = [];
+  const read = (path: string) => {
+    asked.push(path);
+    const text = files[path.replace('/etc/gate/', '')];
+    if (text === undefined) throw Object.assign(new Error(path), { code: 'ENOENT' });
+    return text;
+  };
+  const loadFrom = (upstream: string) =>
+    loadConfig({ file: '/etc/gate/gate.yaml', text: `upstreams:\n  one: { baseUrl: https://a.example, ${upstream} }\n` }, {}, read);
+  const [one] = configOf(loadFrom('apiKeyFile: key.txt')).upstreams;
+  t.strictSame([one?.apiKeys, one?.apiKeyFile], [['sk-in-a-file'], '/etc/gate/key.txt']);
+  t.strictSame(asked, ['/etc/gate/key.txt'], 'once, and nothing else');
+  const problems = (upstream: string) => problemsOf(loadFrom(upstream));
+  t.match(problems('apiKeyFile: none.txt'), only(/gate\.yaml:2:\d+: upstreams\.one\.apiKeyFile cannot be read \(ENOENT\)/));
+  t.match(problems('apiKeyFile: empty.txt'), only(/apiKeyFile holds no key/));
+  t.match(problems('apiKey: a, apiKeyFile: key.txt'), only(/apiKeyFile is a second way to say which key is sent, beside apiKey/));
+  t.match(problems('apiKeys: []'), only(/apiKeys is empty/));
+  t.strictSame(configOf(loadFrom('apiKeys: [a, b]')).upstreams[0]?.apiKeys, ['a', 'b']);
+  t.notMatch(printConfig(configOf(loadFrom('apiKeys: [aa1, bb2]'))), /aa1|bb2/);
+
+  const pair = 'apiKey: k, certFile: cert.pem, keyFile: key.pem, caFile: cert.pem';
+  t.match(configOf(loadFrom(pair)).upstreams, [{ ca: { text: cert }, certificate: { cert: { text: cert }, key: { text: key } } }]);
+  t.notMatch(printConfig(configOf(loadFrom(pair))), /BEGIN/);
+  t.match(problems('apiKey: k, certFile: cert.pem'), only(/keyFile is missing; a certificate and its key go together/));
+  t.match(problems('apiKey: k, certFile: cert.pem, keyFile: other.pem'), only(/keyFile is not the key of the certificate/));
+  t.match(problems('apiKey: k, caFile: key.txt'), only(/caFile holds no certificate/));
+  const tls = (text: string) =>
+    loadConfig({ file: '/etc/gate/gate.yaml', text: `upstreams: { ${OPENAI} }\nserver: { tls: ${text} }` }, {}, read);
+  t.match(configOf(tls('{ cert: cert.pem, key: key.pem }')).server.tls, { cert: { path: '/etc/gate/cert.pem' }, key: { text: key } });
+  t.match(problemsOf(tls('{ cert: cert.pem, key: cert.pem }')), only(/server\.tls\.key holds no private key/));
 });
 
 t.test('variables fill in text after parsing: positions stay, nothing is injected, numbers and truths may come from them', async (t) => {
@@ -349,7 +387,7 @@ upstreams:
   t.equal(config.server.allowAnonymous, true);
   t.strictSame(config.server.listen, { host: '127.0.0.1', port: 80 });
   t.equal(config.upstreams[0]?.baseUrl, 'https://one.example/v1');
-  t.equal(config.upstreams[0]?.apiKey, 'sk-1#:{');
+  t.equal(config.upstreams[0]?.apiKeys[0], 'sk-1#:{');
   t.strictSame(config.upstreams[0]?.headers, { 'x-a': `"} , \${KEY}: [&x` }, 'a value is not looked at for variables');
   t.match(problemsOf(load(text, { ...env, N: 'seven' })), only(/^gate\.yaml:2:27: server\.maxConnections is not valid/));
   t.match(problemsOf(load(text, { ...env, KEY: undefined })), only(/^gate\.yaml:4:56: the environment variable KEY is not set/));
@@ -470,12 +508,12 @@ t.test('without a file the built-in defaults hold, and the environment says the 
   const faults = (env: Environment) => problemsOf(loadConfig(undefined, env));
   t.strictSame(built({}).upstreams, [], 'the caller starts the demo upstream');
   t.match(built({ OPENAI_API_KEY: 'k' }).upstreams, [
-    { name: 'openai', baseUrl: 'https://api.openai.com/v1', apiKey: 'k', auth: 'bearer' },
+    { name: 'openai', baseUrl: 'https://api.openai.com/v1', apiKeys: ['k'], auth: 'bearer' },
   ]);
   const own = { OPENAI_API_KEY: 'k', SLUICEGATE_UPSTREAM: 'http://localhost:9/v1/' };
-  t.match(built(own).upstreams, [{ name: 'upstream', baseUrl: 'http://localhost:9/v1', apiKey: undefined, auth: 'none' }]);
+  t.match(built(own).upstreams, [{ name: 'upstream', baseUrl: 'http://localhost:9/v1', apiKeys: [], auth: 'none' }]);
   t.equal(built(own).upstreams.length, 1);
-  t.match(built({ ...own, SLUICEGATE_UPSTREAM_KEY: 'u' }).upstreams, [{ apiKey: 'u', auth: 'bearer' }]);
+  t.match(built({ ...own, SLUICEGATE_UPSTREAM_KEY: 'u' }).upstreams, [{ apiKeys: ['u'], auth: 'bearer' }]);
   t.strictSame(built({ PORT: '', SLUICEGATE_LISTEN: '', SLUICEGATE_KEY: '' }), built({}), 'set to nothing is not set');
 
   const sha256 = createHash('sha256').update('sk-client').digest('hex');
@@ -509,7 +547,7 @@ t.test('with a file the environment changes listeners and adds a client, and its
   const config = configOf(load(text, env));
   t.equal(config.server.listen.port, 2);
   t.equal(config.ops.listen.port, 1, 'an alias is a copy');
-  t.match(config.upstreams, [{ name: 'openai', apiKey: 'key-of-openai' }]);
+  t.match(config.upstreams, [{ name: 'openai', apiKeys: ['key-of-openai'] }]);
   t.equal(config.upstreams.length, 1);
   t.strictSame(
     config.clients.map(({ name }) => name),
@@ -559,7 +597,10 @@ t.test('the example shows every supported setting with its default', async (t) =
   t.strictSame(configOf(example), configOf(load(`upstreams: { ${OPENAI} }`)));
   const withClient = EXAMPLE.replace('clients: []', 'clients:')
     .replace('models: []', 'models:')
-    .replace(/^# (- match| {2}upstreams| {2}price|- name| {2}keySha256| {2}models| {2}endpoints| {2}limits| {4})/gm, '$1');
+    .replace(
+      /^# (- match| {2}upstreams| {2}replay| {2}rewrite| {2}balance| {2}hedge| {2}price|- name| {2}keySha256| {2}models| {2}endpoints| {2}limits| {4})/gm,
+      '$1',
+    );
   t.match(configOf(load(withClient, { OPENAI_API_KEY: 'k' })).clients, [
     { name: 'web-app', limits: { requestsPerMinute: 600, budget: { usd: 20, per: 'day' } } },
   ]);

@@ -78,49 +78,6 @@ function editDistance(a: string, b: string): number {
   return row.at(-1) ?? 0;
 }
 
-type NotYet = readonly [pattern: string, today: string, isToday: (value: unknown) => boolean];
-const is = (today: string) => (value: unknown) => value === today;
-const isOneName = (value: unknown) => !Array.isArray(value) || value.length === 0 || (value.length === 1 && typeof value[0] === 'string');
-const never = () => false;
-
-/** Settings of a later version, with what holds today: a file that asks for anything else is refused, not misunderstood. */
-const NOT_YET: readonly NotYet[] = [
-  ['server.tls', 'off', is('off')],
-  ['server.workers', '1', is('1')],
-  ['upstreams.*.apiKeyFile', 'apiKey', never],
-  ['upstreams.*.apiKeys', 'apiKey', never],
-  ['upstreams.*.caFile', 'off', is('off')],
-  ['upstreams.*.certFile', 'off', is('off')],
-  ['upstreams.*.keyFile', 'off', is('off')],
-  ['upstreams.*.eject', 'off', is('off')],
-  ['upstreams.*.http2', 'off', is('off')],
-  ['models.*.upstreams', 'one name', isOneName],
-  ['models.*.replay', 'nothing is sent twice', never],
-  ['models.*.rewrite', 'the model’s name goes as it is', never],
-  ['models.*.balance', 'order', is('order')],
-  ['models.*.hedge', 'off', is('off')],
-];
-
-/** Reports every setting that asks for what a later version will do. */
-export function checkSupport(tree: unknown, report: Report): void {
-  for (const [pattern, today, isToday] of NOT_YET) {
-    for (const path of pathsOf(tree, pattern.split('.'))) {
-      const value = valueAt(tree, path);
-      if (value === undefined || value === null || value === BROKEN || isToday(value)) continue;
-      report(path, `is not yet supported; leave it out (today: ${today})`, { part: 'key' });
-    }
-  }
-}
-
-/** The paths of a tree that a pattern stands for; `*` is any key or position. */
-function pathsOf(tree: unknown, pattern: readonly string[]): Path[] {
-  let paths: Path[] = [[]];
-  for (const segment of pattern) {
-    paths = paths.flatMap((path) => (segment === '*' ? keysOf(valueAt(tree, path)) : [segment]).map((key) => [...path, key]));
-  }
-  return paths;
-}
-
 /** The keys of a mapping, the positions of a list, nothing of anything else. */
 export function keysOf(value: unknown): PropertyKey[] {
   if (typeof value !== 'object' || value === null) return [];

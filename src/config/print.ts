@@ -43,12 +43,14 @@ function printServer(server: Config['server']) {
   return {
     listen: formatAddress(server.listen),
     allowAnonymous: server.allowAnonymous,
+    tls: server.tls === undefined ? 'off' : { cert: server.tls.cert.path, key: server.tls.key.path },
     cors: server.cors ?? 'off',
     trustProxy: server.trustProxy.length > 0 ? server.trustProxy : 'off',
     hostnames: server.hostnames,
     maxRequestBody: formatSize(server.maxRequestBodyBytes),
     maxHeldBodies: formatSize(server.maxHeldBodiesBytes),
     maxConnections: offIfInfinite(server.maxConnections),
+    workers: server.workers,
     clientStall: formatDuration(server.clientStallMs),
     drain: formatDuration(server.drainMs),
   };
@@ -58,12 +60,19 @@ function printUpstream(upstream: Upstream) {
   const { connectMs, firstByteMs, idleMs, totalMs } = upstream.timeouts;
   return {
     baseUrl: upstream.baseUrl,
-    ...(upstream.apiKey !== undefined && { apiKey: MASK }),
+    ...printKeys(upstream),
     auth: upstream.auth,
     headers: maskUnknown(upstream.headers),
     query: maskUnknown(upstream.query),
     usage: upstream.usage,
     onClientGone: printOnClientGone(upstream),
+    endpoints: upstream.endpoints,
+    caFile: upstream.ca?.path ?? 'off',
+    certFile: upstream.certificate?.cert.path ?? 'off',
+    keyFile: upstream.certificate?.key.path ?? 'off',
+    proxy: upstream.proxy === undefined ? 'off' : upstream.proxy.replace(/(?<=\/\/)[^@]*(?=@)/, MASK),
+    http2: upstream.http2 ? 'on' : 'off',
+    eject: printEject(upstream),
     maxConnections: offIfInfinite(upstream.maxConnections),
     timeouts: {
       connect: formatDuration(connectMs),
@@ -78,8 +87,23 @@ function printOnClientGone({ onClientGone: gone }: Upstream) {
   return gone === undefined ? 'abort' : { drain: formatDuration(gone.drainMs), tokens: offIfInfinite(gone.maxTokens) };
 }
 
-function printModel({ match, upstreams, price }: Model) {
-  return { match, upstreams, ...(price !== undefined && { price: JSON.parse(JSON.stringify(price)) }) };
+function printKeys({ apiKeys, apiKeyFile }: Upstream) {
+  if (apiKeyFile !== undefined) return { apiKeyFile };
+  return apiKeys.length > 1 ? { apiKeys: apiKeys.map(() => MASK) } : apiKeys.length > 0 && { apiKey: MASK };
+}
+
+function printEject({ eject }: Upstream) {
+  return eject === undefined ? 'off' : { failures: eject.failures, share: offIfInfinite(eject.share), for: formatDuration(eject.forMs) };
+}
+
+function printModel({ match, targets, replayBytes, balance, hedgeMs, price }: Model) {
+  const upstreams = targets.map(({ upstream, weight, rewrite }) =>
+    weight === undefined && rewrite === undefined
+      ? upstream
+      : { name: upstream, ...(weight !== undefined && { weight }), ...(rewrite !== undefined && { rewrite }) },
+  );
+  const way = { replay: formatSize(replayBytes), balance, hedge: formatDuration(hedgeMs) };
+  return { match, upstreams, ...way, ...(price !== undefined && { price: JSON.parse(JSON.stringify(price)) }) };
 }
 
 function printClient({ name, keySha256, models, endpoints, limits }: Client) {

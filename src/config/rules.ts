@@ -14,6 +14,7 @@ export function checkRules(tree: unknown, needsUpstream: boolean, report: Report
     checkUpstreamName(name, report);
     checkBaseUrl(tree, ['upstreams', name, 'baseUrl'], report);
     checkCredential(tree, ['upstreams', name], report);
+    checkEncryption(tree, ['upstreams', name], report);
     checkHeaders(tree, ['upstreams', name, 'headers'], report);
   }
   checkPassthrough(tree, names, report);
@@ -56,13 +57,22 @@ function checkCredential(tree: unknown, path: Path, report: Report): void {
   const has = (key: string) => valueAt(tree, [...path, key]) !== undefined;
   const upstream = valueAt(tree, path);
   if (typeof upstream !== 'object' || upstream === null) return;
-  if (SENDS_KEY.includes(auth) && !has('apiKey') && !has('apiKeyFile') && !has('apiKeys')) {
+  const [key, ...further] = ['apiKey', 'apiKeyFile', 'apiKeys'].filter(has);
+  if (SENDS_KEY.includes(auth) && key === undefined) {
     report([...path, 'apiKey'], `is missing, and auth: ${auth} sends one; set apiKey, or auth: none`);
   }
-  if (!has('apiKey')) return;
-  if (auth === 'passthrough')
-    report([...path, 'apiKey'], "is never sent with auth: passthrough, which sends the client's; remove one of them");
-  if (auth === 'none') report([...path, 'apiKey'], 'is never sent with auth: none; remove one of them', { isWarning: true });
+  for (const second of further) report([...path, second], `is a second way to say which key is sent, beside ${key}; keep one of them`);
+  if (key === undefined) return;
+  if (auth === 'passthrough') report([...path, key], "is never sent with auth: passthrough, which sends the client's; remove one of them");
+  if (auth === 'none') report([...path, key], 'is never sent with auth: none; remove one of them', { isWarning: true });
+}
+
+function checkEncryption(tree: unknown, path: Path, report: Report): void {
+  if (!/^http:/i.test(textAt(tree, [...path, 'baseUrl']) ?? '')) return;
+  for (const key of ['caFile', 'certFile', 'keyFile', 'http2']) {
+    if (!['', 'off'].includes(textAt(tree, [...path, key]) ?? ''))
+      report([...path, key], 'is for https only, and baseUrl is plain http; remove one of them');
+  }
 }
 
 /** Headers that are about one connection only: RFC 9110 7.6.1, with the historical ones of RFC 2616 13.5.1. */
@@ -114,7 +124,14 @@ function checkModels(tree: unknown, names: string[], report: Report): void {
       const name = textAt(tree, typeof valueAt(tree, path) === 'object' ? [...path, 'name'] : path);
       if (name && !names.includes(name)) report(path, `is no upstream; known are ${names.filter(isName).join(', ') || 'none'}`);
     }
+    checkHedge(tree, row, report);
   }
+}
+
+function checkHedge(tree: unknown, row: PropertyKey, report: Report): void {
+  const path = ['models', row, 'hedge'];
+  if (textAt(tree, path, 'off') === 'off' || keysOf(valueAt(tree, ['models', row, 'upstreams'])).length > 1) return;
+  report(path, 'needs a second upstream to ask; add one to upstreams, or leave hedge out');
 }
 
 /** A budget that no price ever touches would be a promise that nobody keeps. */

@@ -20,7 +20,9 @@ import {
   orOff,
   pathPattern,
   price,
+  proxyUrl,
   queryValue,
+  share,
   size,
   someText,
   word,
@@ -44,8 +46,8 @@ const server = section({
   listen: address('127.0.0.1:8080').prefault('127.0.0.1:8080').describe('Where clients call; port 0 takes any free one.'),
   allowAnonymous: flag.prefault(false).describe('Whether an address beyond loopback may serve without any clients configured.'),
   tls: either(off, section({ cert: someWord, key: someWord }), 'write off, or cert and key')
-    .optional()
-    .describe('Certificate and key for HTTPS. Not yet supported.'),
+    .prefault('off')
+    .describe('Certificate (with its chain) and key, PEM files, for HTTPS with HTTP/2 and 1.1; read again on SIGHUP.'),
   cors: either(off, section({ origins: z.array(word(origin)).min(1) }), 'write off, or origins: [https://app.example]')
     .prefault('off')
     .describe('Web pages that may call from a browser.'),
@@ -56,7 +58,9 @@ const server = section({
   maxRequestBody: word(orOff(size, Infinity)).prefault('64MiB').describe('A larger request body is answered 413.'),
   maxHeldBodies: word(orOff(size, Infinity)).prefault('512MiB').describe('Request bodies held at one time, all together; beyond, 503.'),
   maxConnections: word(orOff(count, Infinity)).prefault(10_000).describe('Connections of clients at one time.'),
-  workers: either(word(count), oneOf('auto'), 'write a whole number, or auto').optional().describe('Processes. Only 1 is supported yet.'),
+  workers: either(word(count), oneOf('auto'), 'write a whole number, or auto')
+    .prefault(1)
+    .describe('Processes behind the one port; auto: one a core.'),
   clientStall: word(orOff(duration, Infinity)).prefault('60s').describe('A client that takes nothing for so long is closed.'),
   drain: word(orOff(durationOrZero, Infinity)).prefault('60s').describe('How long live streams may finish after SIGTERM.'),
 });
@@ -88,8 +92,8 @@ const timeouts = section({
 const upstream = section({
   baseUrl: word(baseUrl).describe('What stands in front of /chat/completions, for example https://api.openai.com/v1.'),
   apiKey: word(credential).optional().describe(`The key sent upstream, best as \${NAME} from the environment.`),
-  apiKeyFile: someWord.optional().describe('Not yet supported.'),
-  apiKeys: z.array(word(credential)).optional().describe('Not yet supported.'),
+  apiKeyFile: someWord.optional().describe('A file that holds the key; read again when it changes.'),
+  apiKeys: z.array(word(credential)).min(1).optional().describe('Several keys, used in turn; one that got 429 or 401 rests.'),
   auth: oneOf('bearer', 'api-key', 'x-api-key', 'none', 'passthrough')
     .prefault('bearer')
     .describe("How the key is sent; none sends no key, passthrough sends on the client's own credential."),
@@ -110,25 +114,50 @@ const upstream = section({
   )
     .prefault('abort')
     .describe('abort: an answer that nobody hears is closed at once; drain: it is read on, unsent, for exact usage.'),
-  caFile: fileOrOff.optional().describe('Not yet supported.'),
-  certFile: fileOrOff.optional().describe('Not yet supported.'),
-  keyFile: fileOrOff.optional().describe('Not yet supported.'),
+  endpoints: z
+    .array(word(pathPattern))
+    .prefault([])
+    .describe('Calls that name no model go to the first upstream that has their path here, for example /v1/files*; else to the first.'),
+  caFile: fileOrOff.prefault('off').describe('The certificates of a private CA, PEM, in place of the public ones.'),
+  certFile: fileOrOff.prefault('off').describe('A client certificate, PEM, with keyFile.'),
+  keyFile: fileOrOff.prefault('off').describe('The key of certFile, PEM.'),
+  proxy: word(orOff(proxyUrl, null))
+    .prefault('off')
+    .describe(`An HTTP proxy that connections go through, for example \${HTTPS_PROXY:-off}.`),
   maxConnections: word(orOff(count, Infinity)).prefault(1024).describe('Beyond, a request waits at most timeouts.connect, then 503.'),
-  eject: either(off, section({ failures: word(count), for: word(duration) }), 'write off, or failures: 5 and for: 10s')
-    .optional()
-    .describe('Not yet supported.'),
+  eject: either(
+    off,
+    section({
+      failures: word(count).prefault(5).describe('So many failures one after the other.'),
+      share: word(orOff(share, Infinity)).prefault(0.5).describe('Or this share of at least 20 calls within 30 s.'),
+      for: word(duration).prefault('10s').describe('Grows to ten times as long.'),
+    }),
+    'write off, or failures: 5 and for: 10s',
+  )
+    .prefault({})
+    .describe('An upstream that fails is put aside while others can serve; one request probes it.'),
   timeouts: timeouts.prefault({}),
-  http2: oneOf('off', 'on').optional().describe('Only off is supported yet.'),
+  http2: oneOf('off', 'on').prefault('off').describe('on: many calls share a connection, where the upstream takes HTTP/2.'),
 });
 
-const target = either(someWord, section({ name: someWord, weight: word(count).optional() }), 'write a name, or name and weight');
+const target = either(
+  someWord,
+  section({
+    name: someWord,
+    weight: word(count).prefault(1).describe('Its share of first tries, where any target has a weight.'),
+    rewrite: someWord.optional().describe('The name of the model at this upstream.'),
+  }),
+  'write a name, or name and weight',
+);
 const model = section({
   match: someWord.describe('The "model" of a call, with * for any characters; the first row that matches serves.'),
-  upstreams: z.array(target).min(1).describe('Names of upstreams. Only one is supported yet.'),
-  replay: word(size).optional().describe('Not yet supported.'),
-  rewrite: someWord.optional().describe('Not yet supported.'),
-  balance: oneOf('order', 'leastBusy').optional().describe('Not yet supported.'),
-  hedge: word(orOff(duration, null)).optional().describe('Not yet supported.'),
+  upstreams: z.array(target).min(1).describe('Names of upstreams: tried in order, before the first byte only.'),
+  replay: word(size).prefault('1MiB').describe('A larger body goes to one target only.'),
+  rewrite: someWord.optional().describe('The name of the model that is sent upstream.'),
+  balance: oneOf('order', 'leastBusy').prefault('order').describe('leastBusy: the one with the fewest calls under way, by weight, first.'),
+  hedge: word(orOff(duration, Infinity))
+    .prefault('off')
+    .describe('Streams without a first token after so long are asked of the next target too.'),
   price: section({
     input: word(price).optional(),
     cachedInput: word(price).optional().describe('Part of the input; without a price of its own it costs what input does.'),

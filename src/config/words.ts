@@ -93,6 +93,11 @@ export const price: Word<number> = {
   expected: 'write a number such as 2.50',
   json: [{ type: 'number', minimum: 0 }],
 };
+export const share: Word<number> = {
+  read: (text) => (/^0?\.\d+$|^1$/.test(text) && Number(text) > 0 ? Number(text) : undefined),
+  expected: 'write a share, more than 0 and at most 1, as 0.5',
+  json: [{ type: 'number', exclusiveMinimum: 0, maximum: 1 }],
+};
 export const someText: Word<string> = {
   read: (text) => text || undefined,
   expected: 'write some text',
@@ -123,6 +128,11 @@ export const limitStore: Word<string> = {
   read: where((text) => text === 'memory' || (/^rediss?:\/\/[^\s]+$/.test(text) && URL.canParse(text))),
   expected: 'write memory, or the URL of a Redis, as redis://127.0.0.1:6379/0',
   json: [{ enum: ['memory'] }, { type: 'string', pattern: '^rediss?://' }],
+};
+export const proxyUrl: Word<string> = {
+  read: (text) => (/^https?:\/\/[^\s/?#]+\/?$/.test(text) && URL.canParse(text) ? new URL(text).href : undefined),
+  expected: 'write the URL of an HTTP proxy, as http://proxy.example:3128',
+  json: [{ type: 'string', pattern: '^https?://' }],
 };
 export const hostname: Word<string> = {
   read: (text) => (isHost(text) ? text.toLowerCase() : undefined),

@@ -7,11 +7,11 @@ import type { Client, Config } from '../config.ts';
 import { GatewayError } from '../errors.ts';
 import { createExchange, type Exchange } from '../exchange.ts';
 import { routeEndpoint } from '../upstream/endpoints.ts';
-import { judgeTarget, type Target } from '../upstream/target.ts';
+import { judgeTarget, type RequestTarget } from '../upstream/target.ts';
 
 /** A request that may go upstream, as far as its head tells. */
 export interface Admitted {
-  readonly target: Target;
+  readonly requestTarget: RequestTarget;
   readonly client: Client | undefined;
 }
 
@@ -75,7 +75,7 @@ export function admit(request: FastifyRequest, exchange: Exchange, gates: Gates)
     throw new GatewayError('invalid_request', 'Upgrades (WebSocket) are not forwarded yet.');
   }
   if (Number(raw.headers['content-length'] ?? 0) > gates.config.server.maxRequestBodyBytes) throw new GatewayError('request_too_large');
-  return { target: verdict.target, client };
+  return { requestTarget: verdict.target, client };
 }
 
 /** What people look for in the wrong place. */

@@ -58,7 +58,7 @@ export function beginAnswer(status: number, headers: HeaderList, journey: Journe
   const { exchange, response, ownHeaders } = journey;
   const { upstream } = journey.route;
   const isCorsOurs = parts.config.server.cors !== undefined;
-  const key = isKeyInjected(upstream) ? upstream.apiKey : undefined;
+  const key = isKeyInjected(upstream) ? upstream.apiKeys[0] : undefined;
   const head = responseHead(headers, { status, upstream: upstream.name, requestId: exchange.requestId, isCorsOurs, own: ownHeaders, key });
   exchange.status = status;
   exchange.phase = 'stream';
@@ -81,9 +81,9 @@ export function beginUnheard(status: number, headers: HeaderList, journey: Journ
 }
 
 /** Bodies that can be read here are metered, compressed ones by a copy; errors and binary ones are only relayed. */
-function meterFor(head: ResponseHead, status: number, { request, target }: Journey, tokenizer: Tokenizer): Meter | undefined {
+function meterFor(head: ResponseHead, status: number, { request, requestTarget }: Journey, tokenizer: Tokenizer): Meter | undefined {
   if (status >= 300 || !(head.isEventStream || head.isJson)) return undefined;
-  const { dialect } = routeEndpoint(request.method ?? '', target.path);
+  const { dialect } = routeEndpoint(request.method ?? '', requestTarget.path);
   const meter = head.isEventStream ? createBatchedMeter(createStreamMeter(dialect, tokenizer)) : createBodyMeter(dialect, tokenizer);
   return head.isEncoded ? createInflatingMeter(headerValue(head.headers, 'content-encoding') ?? '', meter) : meter;
 }

@@ -22,7 +22,7 @@ export function isPlainStream(status: number, headers: HeaderList): boolean {
  * @param fail is told what the answer said, once it has ended
  */
 export function createLateAnswer(status: number, upstream: Upstream, fail: (detail: ErrorDetail, status: number) => void): Taker {
-  const mask = createKeyMask(isKeyInjected(upstream) ? (upstream.apiKey ?? '') : '');
+  const mask = createKeyMask(isKeyInjected(upstream) ? (upstream.apiKeys[0] ?? '') : '');
   let body = '';
   const take = (bytes: Buffer) => {
     if (body.length <= MAX_ERROR_BYTES) body += bytes.toString('latin1');

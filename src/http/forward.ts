@@ -251,13 +251,13 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
   }
 }
 
-function requestFor({ request, target, route }: Journey, body: Readable | Buffer | undefined): UpstreamRequest {
+function requestFor({ request, requestTarget, route }: Journey, body: Readable | Buffer | undefined): UpstreamRequest {
   const { upstream } = route;
   const { pathname } = new URL(upstream.baseUrl);
-  const headers = requestHeaders(request.rawHeaders, upstream);
+  const headers = requestHeaders(request.rawHeaders, upstream, upstream.apiKeys[0]);
   return {
     method: request.method ?? 'GET',
-    path: upstreamPath(target, pathname === '/' ? '' : pathname, upstream.query),
+    path: upstreamPath(requestTarget, pathname === '/' ? '' : pathname, upstream.query),
     // A body that was held has the length that it has.
     headers: Buffer.isBuffer(body) ? headers.filter((_, at) => headers[at - (at % 2)]?.toLowerCase() !== 'content-length') : headers,
     body,

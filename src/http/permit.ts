@@ -2,12 +2,12 @@
 import type { Client } from '../config.ts';
 import { GatewayError } from '../errors.ts';
 import { createModelPattern, decodeFully, modelOfPath } from '../upstream/router.ts';
-import type { Target } from '../upstream/target.ts';
+import type { RequestTarget } from '../upstream/target.ts';
 
 /** What one client may. */
 export interface Permit {
   /** Whether the path passes whatever the call names. */
-  opens(target: Target): boolean;
+  opens(target: RequestTarget): boolean;
   allows(model: string): boolean;
 }
 
@@ -44,7 +44,7 @@ const MODELS_ELSEWHERE = /\/(?:batches|evals|graders|client_secrets|realtime\/ca
  * @param inBody the model in its body; undefined where that was not read, or names none
  * @throws GatewayError `model_not_allowed`
  */
-export function checkPermit(permit: Permit, target: Target, inBody: string | undefined): void {
+export function checkPermit(permit: Permit, target: RequestTarget, inBody: string | undefined): void {
   const inQuery = new URLSearchParams(target.query).getAll('model');
   const named = [modelOfPath(target.path), inBody, ...inQuery].filter((model) => model !== undefined);
   if (MODELS_ELSEWHERE.test(decodeFully(target.path)) || named.length === 0 || !named.every(permit.allows))

@@ -5,7 +5,7 @@ import { GatewayError } from '../errors.ts';
 import { createTopLevelScanner } from '../stream/json.ts';
 import { type AskedRequest, askForUsage } from '../upstream/ask.ts';
 import { createRouter, decodeFully, modelOfPath, type Route } from '../upstream/router.ts';
-import type { Target } from '../upstream/target.ts';
+import type { RequestTarget } from '../upstream/target.ts';
 import type { Asker } from './asking.ts';
 import { type Call, isJsonRequest } from './call.ts';
 import { checkPermit, createPermits, isModelList } from './permit.ts';
@@ -13,7 +13,7 @@ import { checkPermit, createPermits, isModelList } from './permit.ts';
 /** A request on its way in. */
 export interface Entrant {
   readonly request: IncomingMessage;
-  readonly target: Target;
+  readonly requestTarget: RequestTarget;
   readonly endpoint: string;
   readonly client: Client | undefined;
 }
@@ -44,7 +44,7 @@ export interface Planner {
 }
 
 /** Calls whose model stands in a JSON body: some upstreams read it whatever the content type says, and so past routes and prices. */
-function isJsonCall({ method }: IncomingMessage, { path }: Target): boolean {
+function isJsonCall({ method }: IncomingMessage, { path }: RequestTarget): boolean {
   return method === 'POST' && /\/(?:completions|responses|messages|embeddings)(?:[/;]|$)/i.test(decodeFully(path));
 }
 
@@ -54,29 +54,29 @@ export function createPlanner(config: Config, asker: Asker): Planner {
   const permitOf = createPermits();
 
   /** The permit that a call must be held against; undefined where it passes whatever it names. */
-  function permitFor({ request, target, endpoint, client }: Entrant) {
+  function permitFor({ request, requestTarget, endpoint, client }: Entrant) {
     const permit = permitOf(client);
-    return permit === undefined || permit.opens(target) || isModelList(request.method, endpoint) ? undefined : permit;
+    return permit === undefined || permit.opens(requestTarget) || isModelList(request.method, endpoint) ? undefined : permit;
   }
 
   return {
     firstRoute,
     mustRead(entrant, call) {
-      const { request, target, endpoint } = entrant;
+      const { request, requestTarget, endpoint } = entrant;
       const permit = permitFor(entrant);
-      const decides = permit !== undefined || (router.readsModel && modelOfPath(target.path) === undefined);
+      const decides = permit !== undefined || (router.readsModel && modelOfPath(requestTarget.path) === undefined);
       if (decides && call === undefined && isJsonRequest(request)) throw new GatewayError('unsupported_media_type');
-      if (permit !== undefined && call === undefined) checkPermit(permit, target, undefined);
-      if (decides && call === undefined && isJsonCall(request, target)) throw new GatewayError('unsupported_media_type');
+      if (permit !== undefined && call === undefined) checkPermit(permit, requestTarget, undefined);
+      if (decides && call === undefined && isJsonCall(request, requestTarget)) throw new GatewayError('unsupported_media_type');
       return call !== undefined && (decides || config.upstreams.some((upstream) => asker.mayAsk(endpoint, upstream)));
     },
     plan(entrant, call) {
-      const { request, target, endpoint, client } = entrant;
+      const { request, requestTarget, endpoint, client } = entrant;
       const permit = permitFor(entrant);
       const inBody = permit !== undefined || router.readsModel ? call?.model() : undefined;
       if (permit !== undefined && call?.namesFurtherModels()) throw new GatewayError('model_not_allowed');
-      if (permit !== undefined) checkPermit(permit, target, inBody);
-      const route = router.route(modelOfPath(target.path) ?? inBody);
+      if (permit !== undefined) checkPermit(permit, requestTarget, inBody);
+      const route = router.route(modelOfPath(requestTarget.path) ?? inBody);
       const shows = isModelList(request.method, endpoint) ? permitOf(client)?.allows : undefined;
       const { usage } = route.upstream;
       const mayAsk = call !== undefined && usage !== 'asSent' && asker.mayAsk(endpoint, route.upstream);

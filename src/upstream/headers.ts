@@ -26,8 +26,9 @@ function connectionNames(headers: readonly string[]): Set<string> | undefined {
 /**
  * The headers of the upstream's request: the client's, without hop-by-hop ones, without what identifies the client or
  * its browser, with the upstream's credential in place of the client's. What is added here no `Connection` header can remove.
+ * @param key the key to inject, one of the upstream's
  */
-export function requestHeaders(clientHeaders: readonly string[], upstream: Upstream): HeaderList {
+export function requestHeaders(clientHeaders: readonly string[], upstream: Upstream, key: string | undefined): HeaderList {
   const marked = connectionNames(clientHeaders);
   const own = ownHeaders(upstream);
   const out: HeaderList = [];
@@ -38,7 +39,7 @@ export function requestHeaders(clientHeaders: readonly string[], upstream: Upstr
     out.push(name, clientHeaders[i + 1]!);
   }
   // Compression would make the upstream hold bytes back to compress them.
-  out.push('accept-encoding', 'identity', ...own.list);
+  out.push('accept-encoding', 'identity', ...own.list, ...credential(upstream, key));
   return out;
 }
 
@@ -51,11 +52,11 @@ interface OwnHeaders {
 
 const ownHeadersOf = new WeakMap<Upstream, OwnHeaders>();
 
-/** The configured headers and the credential; the same for every request, so made once. */
+/** The configured headers; the same for every request, so made once. */
 function ownHeaders(upstream: Upstream): OwnHeaders {
   let own = ownHeadersOf.get(upstream);
   if (own === undefined) {
-    const list = [...Object.entries(upstream.headers).flat(), ...credential(upstream)];
+    const list = Object.entries(upstream.headers).flat();
     const replaced = new Set<string>(upstream.auth === 'passthrough' ? [] : credentialHeaders);
     for (let i = 0; i < list.length; i += 2) replaced.add(list[i]!.toLowerCase());
     own = { list, replaced };
@@ -64,14 +65,15 @@ function ownHeaders(upstream: Upstream): OwnHeaders {
   return own;
 }
 
-function credential({ auth, apiKey }: Upstream): HeaderList {
-  if (apiKey === undefined || auth === 'none' || auth === 'passthrough') return [];
-  return auth === 'bearer' ? ['authorization', `Bearer ${apiKey}`] : [auth, apiKey];
+function credential(upstream: Upstream, key: string | undefined): HeaderList {
+  const { auth } = upstream;
+  if (key === undefined || auth === 'none' || auth === 'passthrough') return [];
+  return auth === 'bearer' ? ['authorization', `Bearer ${key}`] : [auth, key];
 }
 
 /** Whether the credential that the upstream sees is Sluicegate's own. */
 export function isKeyInjected(upstream: Upstream): boolean {
-  return credential(upstream).length > 0;
+  return credential(upstream, upstream.apiKeys[0]).length > 0;
 }
 
 /** What the way back depends on. */

@@ -18,8 +18,8 @@ export interface Router {
 /** For one configuration, which has at least one upstream. */
 export function createRouter({ models, upstreams }: Pick<Config, 'models' | 'upstreams'>): Router {
   const named = new Map(upstreams.map((upstream) => [upstream.name, upstream]));
-  const rows = models.map(({ match, upstreams: [name = ''], price }) => {
-    return { matches: createModelPattern(match), route: { match, upstream: named.get(name)!, price } };
+  const rows = models.map(({ match, targets: [target], price }) => {
+    return { matches: createModelPattern(match), route: { match, upstream: named.get(target!.upstream)!, price } };
   });
   const otherwise: Route = { match: undefined, upstream: upstreams[0]!, price: undefined };
   return {

@@ -1,13 +1,13 @@
 // The way from a client's request target to the upstream's: strict, and never decoded and encoded again.
 
 /** A request target that will be forwarded: the raw path and the raw query (without its `?`, undefined where there is none). */
-export interface Target {
+export interface RequestTarget {
   readonly path: string;
   readonly query: string | undefined;
 }
 
 export type TargetVerdict =
-  | { readonly ok: true; readonly target: Target }
+  | { readonly ok: true; readonly target: RequestTarget }
   | { readonly ok: false; readonly code: 'invalid_request' | 'not_found' };
 
 /** Visible ASCII without what no URI may contain (RFC 3986 appendix A) and without `\`, which some servers take for `/`. */
@@ -56,7 +56,7 @@ function isPlainPath(path: string): boolean {
  * `/v1/REST` becomes the base URL's path and REST; `/openai/REST` stands at the origin (Azure). Configured query
  * parameters replace the client's of the same name; without any, the query goes on byte for byte.
  */
-export function upstreamPath(target: Target, basePath: string, configuredQuery: Readonly<Record<string, string>>): string {
+export function upstreamPath(target: RequestTarget, basePath: string, configuredQuery: Readonly<Record<string, string>>): string {
   const path = target.path.startsWith('/v1') ? basePath + target.path.slice('/v1'.length) : target.path;
   const query = mergeQuery(target.query, configuredQuery);
   return (path === '' ? '/' : path) + (query === undefined ? '' : `?${query}`);

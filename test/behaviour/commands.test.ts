@@ -144,7 +144,7 @@ t.test('F12 check tells every problem with its place, and what is in effect', as
   t.equal(await bad.exited(), 1);
   t.match(bad.stderr, /^bad\.yaml:2:3: .*listen/m);
   t.match(bad.stderr, /^bad\.yaml:4:\d+: /m);
-  t.match(bad.stderr, /not yet supported/);
+  t.match(bad.stderr, /needs a second upstream to ask/);
   t.equal(bad.stdout, '');
 
   const good = runSluicegate(t, ['check'], { OPENAI_API_KEY: 'sk-canary-in-environment' }, folder);

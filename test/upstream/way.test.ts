@@ -9,12 +9,19 @@ import { createRandom } from '../support/random.ts';
 const upstream: Upstream = {
   name: 'main',
   baseUrl: 'https://api.example/v1',
-  apiKey: 'sk-secret',
+  apiKeys: ['sk-secret'],
+  apiKeyFile: undefined,
   auth: 'bearer',
   headers: {},
   query: {},
   usage: 'asSent',
   onClientGone: undefined,
+  endpoints: [],
+  ca: undefined,
+  certificate: undefined,
+  proxy: undefined,
+  http2: false,
+  eject: undefined,
   maxConnections: 10,
   timeouts: { connectMs: 1, firstByteMs: 1, idleMs: 1, totalMs: 1 },
 };
@@ -188,7 +195,7 @@ t.test('the request’s headers: hop-by-hop, browser and credential headers stay
     'X-Twice',
     '2',
   ];
-  t.same(requestHeaders(client, upstream), [
+  t.same(requestHeaders(client, upstream, 'sk-secret'), [
     'OpenAI-Beta',
     'v2',
     'X-Stainless-Lang',
@@ -212,16 +219,16 @@ t.test('the request’s headers: hop-by-hop, browser and credential headers stay
 
 t.test('each kind of auth', async (t) => {
   const client = ['Authorization', 'Bearer own', 'X-Api-Key', 'own'];
-  const sent = (auth: Upstream['auth'], apiKey: string | undefined) => requestHeaders(client, { ...upstream, auth, apiKey });
+  const sent = (auth: Upstream['auth'], key: string | undefined) => requestHeaders(client, { ...upstream, auth }, key);
   const plain = ['accept-encoding', 'identity'];
   t.same(sent('bearer', 'k'), [...plain, 'authorization', 'Bearer k']);
   t.same(sent('api-key', 'k'), [...plain, 'api-key', 'k']);
   t.same(sent('x-api-key', 'k'), [...plain, 'x-api-key', 'k']);
   t.same(sent('none', undefined), plain);
   t.same(sent('passthrough', undefined), [...client, ...plain]);
-  t.notOk(isKeyInjected({ ...upstream, auth: 'passthrough', apiKey: undefined }));
+  t.notOk(isKeyInjected({ ...upstream, auth: 'passthrough', apiKeys: [] }));
   t.ok(isKeyInjected(upstream));
-  t.same(requestHeaders(['OpenAI-Organization', 'mine'], { ...upstream, headers: { 'openai-organization': 'ours' } }), [
+  t.same(requestHeaders(['OpenAI-Organization', 'mine'], { ...upstream, headers: { 'openai-organization': 'ours' } }, 'sk-secret'), [
     ...plain,
     'openai-organization',
     'ours',

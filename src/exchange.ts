@@ -47,6 +47,10 @@ export interface Exchange {
   /** What broke underneath, as a code such as ECONNREFUSED, never as a message. */
   cause: string | undefined;
   attempts: number;
+  /** What became of each try, as `upstream result`. */
+  readonly tried: string[];
+  /** Tries that another one was faster than. */
+  readonly rivals: Rival[];
   bytesIn: number;
   bytesOut: number;
   ttfbMs: number | undefined;
@@ -62,6 +66,13 @@ export interface Exchange {
   costNanoUsd: number | undefined;
   /** About how many tokens of output had gone down when the client left; undefined unless the answer was read on without it. */
   outputHeard: number | undefined;
+}
+
+/** An answer that was begun and not waited for; its tokens are paid for too. */
+export interface Rival {
+  readonly upstream: string;
+  readonly meter: Meter;
+  tokens?: Metered | undefined;
 }
 
 /** What a request holds of its caller's limits. */
@@ -98,6 +109,8 @@ export function createExchange(arrival: Arrival): Exchange {
     rejection: undefined,
     cause: undefined,
     attempts: 0,
+    tried: [],
+    rivals: [],
     bytesIn: 0,
     bytesOut: 0,
     ttfbMs: undefined,
@@ -132,9 +145,11 @@ export function createLedger(now: () => number, record: (exchange: Exchange) => 
   const settling = new Set<Promise<void>>();
 
   async function settle(exchange: Exchange): Promise<void> {
-    const { meter, prompt, operation, price } = exchange;
+    const { meter, prompt, operation, price, rivals } = exchange;
     const isPrompt = operation !== undefined && prompt !== undefined && prompt.pieces.length > 0;
-    exchange.tokens = await meter?.usage(() => (isPrompt ? Buffer.concat(prompt.pieces) : undefined));
+    const promptBytes = () => (isPrompt ? Buffer.concat(prompt.pieces) : undefined);
+    for (const rival of rivals) rival.tokens = await rival.meter.usage(promptBytes);
+    exchange.tokens = await meter?.usage(promptBytes);
     prompt?.letGo();
     if (exchange.tokens !== undefined && price !== undefined) exchange.costNanoUsd = costOf(exchange.tokens, price);
     exchange.lease?.settle(spentInAll(exchange));

@@ -28,7 +28,9 @@ import { createClock } from './stream/clock.ts';
 import { createTokenizer, type Tokenizer } from './stream/tokens.ts';
 import { faultFacts, type Logger, logExchange } from './telemetry/log.ts';
 import { createMetrics } from './telemetry/metrics.ts';
-import { type ConnectionCounts, createUpstreamClient, type UpstreamClient } from './upstream/client.ts';
+import { createBalance } from './upstream/balance.ts';
+import type { ConnectionCounts } from './upstream/client.ts';
+import { createOutlet, type Outlet } from './upstream/outlet.ts';
 
 export interface Gateway {
   /** Where clients call, e.g. `http://127.0.0.1:8080`. */
@@ -79,7 +81,7 @@ interface Generation {
   readonly config: Config;
   readonly gates: Gates;
   readonly station: Station;
-  readonly clients: ReadonlyMap<Upstream, UpstreamClient>;
+  readonly outlets: ReadonlyMap<Upstream, Outlet>;
   readonly trusted: BlockList;
 }
 
@@ -91,12 +93,12 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
   const clock = createClock(beatMs, (fault) => onFault(fault));
   const tokenizer = given ?? createTokenizer();
   const passages = new Set<Passage>();
-  const retired = new Map<UpstreamClient, string>();
+  const retired = new Set<Outlet>();
   const notice = createNotice(clock.now);
   let state: 'ready' | 'leaving' | 'draining' = 'ready';
 
   const metrics = createMetrics({
-    ...{ version, connections },
+    ...{ version, connections, health },
     live: () => ledger.live,
     standings: () => limiter.standings(),
     isLimitStoreUp: () => store.isUp,
@@ -117,7 +119,7 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
   let store = await openLimitStore(initial.limits, tellStore);
   let storeChange: Promise<void> = Promise.resolve();
   const limiter = await createLimiter(app, { config: () => current.config, store: () => store, leases, now: clock.now });
-  let current = createGeneration(initial, clientsFor(initial));
+  let current = createGeneration(initial, outletsFor(initial));
 
   function tell(exchange: Exchange): void {
     try {
@@ -129,13 +131,14 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
   }
 
   /** It is not to see its predecessor: what closures here close over lives as long as they do, and so would every generation. */
-  function createGeneration(config: Config, clients: Generation['clients']): Generation {
+  function createGeneration(config: Config, outlets: Generation['outlets']): Generation {
     const { listen, hostnames, cors, trustProxy } = config.server;
     const trusted = new BlockList();
+    const outletOf = (upstream: Upstream) => outlets.get(upstream)!;
     for (const network of trustProxy) addNetwork(trusted, network);
     return {
       config,
-      clients,
+      outlets,
       trusted,
       gates: {
         config,
@@ -145,7 +148,7 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
       },
       station: {
         ...{ config, clock, ledger, passages, metrics, tokenizer, onFault },
-        ...{ asker, limiter, room, promptRoom, planner: createPlanner(config, asker), clientOf: (upstream) => clients.get(upstream)! },
+        ...{ asker, limiter, room, promptRoom, planner: createPlanner(config, asker), outletOf, balance: createBalance(outletOf) },
       },
     };
   }
@@ -173,30 +176,33 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
     await unused.close();
   }
 
-  /** An upstream whose settings stay keeps its connections. */
-  function clientsFor(config: Config, before: Generation['clients'] = new Map()): Generation['clients'] {
+  /** An upstream whose settings stay keeps its connections, and what is known of its health. */
+  function outletsFor(config: Config, before: Generation['outlets'] = new Map()): Generation['outlets'] {
     const kept = (upstream: Upstream) => [...before].find(([known]) => isDeepStrictEqual(known, upstream))?.[1];
-    return new Map(config.upstreams.map((upstream) => [upstream, kept(upstream) ?? createUpstreamClient(upstream)]));
+    return new Map(config.upstreams.map((upstream) => [upstream, kept(upstream) ?? createOutlet(upstream, clock.now, onFault)]));
   }
 
   function forgetRetired(): void {
-    for (const client of retired.keys()) if (client.counts().active === 0) retired.delete(client);
+    for (const outlet of retired) if (outlet.client.counts().active === 0) retired.delete(outlet);
   }
 
   function* connections(): Iterable<readonly [string, ConnectionCounts]> {
-    for (const [{ name }, client] of current.clients) yield [name, client.counts()];
     forgetRetired();
-    for (const [client, name] of retired) yield [name, client.counts()];
+    for (const { upstream, client } of [...current.outlets.values(), ...retired]) yield [upstream.name, client.counts()];
+  }
+
+  function* health(): Iterable<readonly [string, boolean]> {
+    for (const { upstream, health } of current.outlets.values()) yield [upstream.name, health.isUp];
   }
 
   function reload(config: Config): void {
     const before = current;
-    current = createGeneration(config, clientsFor(config, before.clients));
-    const kept = new Set(current.clients.values());
-    for (const [{ name }, client] of before.clients) {
-      if (kept.has(client)) continue;
-      client.retire();
-      retired.set(client, name);
+    current = createGeneration(config, outletsFor(config, before.outlets));
+    const kept = new Set(current.outlets.values());
+    for (const outlet of before.outlets.values()) {
+      if (kept.has(outlet)) continue;
+      outlet.retire();
+      retired.add(outlet);
     }
     forgetRetired();
     applyProcessSettings();
@@ -245,7 +251,7 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
     const { requestTarget, client } = admit(request, exchange, gates);
     reply.hijack();
     const journey = {
-      ...{ exchange, requestTarget, client, endpoint: exchange.endpoint, route: station.planner.firstRoute },
+      ...{ exchange, requestTarget, client, endpoint: exchange.endpoint },
       ...{ request: request.raw, response: reply.raw, ownHeaders: pluginHeaders(reply) },
     };
     forward(journey, station, limiter.admit(request, exchange, client));
@@ -286,7 +292,7 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
     await drain(drainMs);
     await ledger.settled();
     if (ops !== app) await ops.close();
-    for (const client of [...current.clients.values(), ...retired.keys()]) client.close();
+    for (const outlet of [...current.outlets.values(), ...retired]) outlet.close();
     leases.close();
     await storeChange;
     await store.close();

@@ -1,6 +1,6 @@
 // An upstream's answer on its way down: its head is sent as it comes, and its body handed to a relay.
 import type { ServerResponse } from 'node:http';
-import type { Config } from '../config.ts';
+import type { Config, Upstream } from '../config.ts';
 import { detailOf } from '../errors.ts';
 import type { Exchange, Outcome } from '../exchange.ts';
 import { createBatchedMeter } from '../stream/batch.ts';
@@ -13,9 +13,8 @@ import type { Tokenizer } from '../stream/tokens.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
 import type { Strip } from '../upstream/ask.ts';
 import { routeEndpoint } from '../upstream/endpoints.ts';
-import { type HeaderList, headerValue, isKeyInjected, type ResponseHead, responseHead } from '../upstream/headers.ts';
+import { type HeaderList, headerValue, type ResponseHead, responseHead } from '../upstream/headers.ts';
 import { createKeyMask } from '../upstream/mask.ts';
-import type { Route } from '../upstream/router.ts';
 import type { Taker } from './asking.ts';
 import type { Entrant } from './plan.ts';
 import { createSink } from './sink.ts';
@@ -34,13 +33,14 @@ export interface AnswerParts {
 export interface Journey extends Entrant {
   readonly exchange: Exchange;
   readonly response: ServerResponse;
-  /** Where it goes; the first upstream as long as that is not decided. */
-  route: Route;
   /** Headers made here for whatever is answered: CORS, limits. */
   readonly ownHeaders: HeaderList;
 }
 
 export interface AnswerEnds {
+  readonly upstream: Upstream;
+  /** The key that went up; undefined where it was none of ours. */
+  readonly key: string | undefined;
   readonly source: Source;
   /** When the last byte of the request had gone up. */
   readonly sentAtMs: number;
@@ -56,9 +56,8 @@ export interface Answer extends Taker {
 /** Sends the head down, at once, and makes ready for the body. */
 export function beginAnswer(status: number, headers: HeaderList, journey: Journey, parts: AnswerParts, ends: AnswerEnds): Answer {
   const { exchange, response, ownHeaders } = journey;
-  const { upstream } = journey.route;
+  const { upstream, key } = ends;
   const isCorsOurs = parts.config.server.cors !== undefined;
-  const key = isKeyInjected(upstream) ? upstream.apiKeys[0] : undefined;
   const head = responseHead(headers, { status, upstream: upstream.name, requestId: exchange.requestId, isCorsOurs, own: ownHeaders, key });
   exchange.status = status;
   exchange.phase = 'stream';
@@ -89,10 +88,10 @@ function meterFor(head: ResponseHead, status: number, { request, requestTarget }
 }
 
 function startRelay(head: ResponseHead, status: number, journey: Journey, parts: AnswerParts, ends: AnswerEnds): Relay {
-  const { exchange, response, route } = journey;
+  const { exchange, response } = journey;
   const { clock, metrics } = parts;
   const { clientStallMs } = parts.config.server;
-  const { firstByteMs, idleMs } = route.upstream.timeouts;
+  const { firstByteMs, idleMs } = ends.upstream.timeouts;
   const hasLength = headerValue(head.headers, 'content-length') !== undefined;
   const isStripped = head.isEventStream && !head.isEncoded && exchange.meter !== undefined;
   const sink = createSink(response, () => relay.drained(), { hasLength, graceMs: clientStallMs });

@@ -1,15 +1,19 @@
 // What a call asks for, read from its JSON body as it passes: the model, whether it streams, how much it may write.
 import type { IncomingMessage } from 'node:http';
 import { GatewayError } from '../errors.ts';
-import { decodeString } from '../stream/json.ts';
+import { decodeString, type Member } from '../stream/json.ts';
 import { createJsonBody, type JsonBody } from '../stream/json-body.ts';
 import { askedMembers, MAX_OPTIONS_BYTES } from '../upstream/ask.ts';
+import type { Leaves } from '../upstream/endpoints.ts';
+import type { Splice } from '../upstream/splice.ts';
 
 /** By the APIs' ages: completions, chat, Responses. */
 const OUTPUT_BOUNDS = ['max_tokens', 'max_completion_tokens', 'max_output_tokens'] as const;
 /** Where some gateways and providers look for further models (OpenRouter, LiteLLM). */
 const FURTHER_MODELS = ['models', 'fallbacks'] as const;
-const WANTED = ['model', 'n', ...FURTHER_MODELS, ...askedMembers, ...OUTPUT_BOUNDS];
+/** What ties a call to answers that an upstream has stored (OpenAI API reference, Responses). */
+const STORED = ['previous_response_id', 'conversation', 'background'] as const;
+const WANTED = ['model', 'n', 'store', ...STORED, ...FURTHER_MODELS, ...askedMembers, ...OUTPUT_BOUNDS];
 
 export interface Call {
   /** Looks at the next bytes of the body. */
@@ -22,6 +26,10 @@ export interface Call {
    * @throws GatewayError `invalid_request` where parsers could read two of them, or none: what is authorised must be what is sent
    */
   model(): string | undefined;
+  /** How the whole body is made to name another model; undefined where it names none. */
+  rename(model: string): Splice | undefined;
+  /** Whether the call, of an endpoint that leaves so much, leaves nothing behind, and goes by nothing that was left before. */
+  leavesNothing(leaves: Leaves): boolean;
   /** Whether the body names models besides `model`. */
   namesFurtherModels(): boolean;
   /** The most tokens that the answer may have, all choices together; undefined where the call sets no bound. */
@@ -61,12 +69,32 @@ export function createCall(request: IncomingMessage): Call | undefined {
       }
       return model;
     },
+    rename(model) {
+      const member = members.member('model');
+      if (member === undefined) return undefined;
+      return { start: member.valueStart + body.bomBytes, end: member.valueEnd + body.bomBytes, text: asciiJson(model) };
+    },
+    leavesNothing(leaves) {
+      if (leaves === 'nothing' || leaves === 'something') return leaves === 'nothing';
+      const store = members.member('store');
+      const isUnstored = store?.raw === 'false' || (leaves === 'ifStored' && (store === undefined || store.raw === 'null'));
+      return isUnstored && (store?.occurrences ?? 1) === 1 && !STORED.some((name) => isGiven(members.member(name)));
+    },
     namesFurtherModels: () => FURTHER_MODELS.some((name) => members.member(name) !== undefined || members.hasLookalike(name)),
     maxOutputTokens() {
       const bounds = OUTPUT_BOUNDS.map((name) => count(members.value(name))).filter((bound) => bound !== undefined);
       return bounds.length === 0 ? undefined : Math.max(...bounds) * (count(members.value('n')) ?? 1);
     },
   };
+}
+
+function isGiven(member: Member | undefined): boolean {
+  return member !== undefined && member.raw !== 'null' && member.raw !== 'false';
+}
+
+/** JSON whose bytes are the same in every encoding. */
+function asciiJson(text: string): string {
+  return JSON.stringify(text).replace(/[^ -~]/g, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }
 
 function count(raw: string | undefined): number | undefined {

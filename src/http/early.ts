@@ -1,7 +1,6 @@
 // Headers before the upstream has given any, for proxies that do not wait, and what becomes of a late answer.
-import type { Upstream } from '../config.ts';
 import type { ErrorDetail } from '../errors.ts';
-import { type HeaderList, isKeyInjected, responseHead } from '../upstream/headers.ts';
+import { type HeaderList, responseHead } from '../upstream/headers.ts';
 import { createKeyMask } from '../upstream/mask.ts';
 import type { Taker } from './asking.ts';
 
@@ -19,10 +18,11 @@ export function isPlainStream(status: number, headers: HeaderList): boolean {
 
 /**
  * Gathers an answer that can only be told as an error event.
+ * @param key the key that went up, should the answer quote it
  * @param fail is told what the answer said, once it has ended
  */
-export function createLateAnswer(status: number, upstream: Upstream, fail: (detail: ErrorDetail, status: number) => void): Taker {
-  const mask = createKeyMask(isKeyInjected(upstream) ? (upstream.apiKeys[0] ?? '') : '');
+export function createLateAnswer(status: number, key: string | undefined, fail: (detail: ErrorDetail, status: number) => void): Taker {
+  const mask = createKeyMask(key ?? '');
   let body = '';
   const take = (bytes: Buffer) => {
     if (body.length <= MAX_ERROR_BYTES) body += bytes.toString('latin1');

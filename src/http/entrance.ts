@@ -4,7 +4,7 @@ import type { Readable } from 'node:stream';
 import type { Config } from '../config.ts';
 import { GatewayError } from '../errors.ts';
 import { reserveFor } from '../spending.ts';
-import { applySplice } from '../upstream/splice.ts';
+import { applySplices, type Splice } from '../upstream/splice.ts';
 import type { Journey } from './answer.ts';
 import { createCall } from './call.ts';
 import { holdBody, type Room } from './held.ts';
@@ -24,8 +24,8 @@ export interface EntranceParts {
 }
 
 export interface EntranceEvents {
-  /** The request may be sent, with this body. `journey.route` is where it goes. */
-  onReady(plan: Plan, body: Readable | Buffer | undefined): void;
+  /** The request may be sent. */
+  onReady(plan: Plan): void;
   /** It may not, or no further. */
   onRefused(failure: unknown): void;
   /** The caller's budget is spent, and its running requests are to end. */
@@ -36,10 +36,14 @@ export interface Entrance {
   begin(): void;
   /** Whether the call, read to its end, asks for a stream. */
   isStream(): boolean;
-  /** Whether the body was read to its end before it was sent: then it can be sent again. */
+  /** Whether the body was read to its end before it was sent. */
   readonly isRead: boolean;
-  /** The whole body as the client sent it, or as the plan has it. */
-  bodyFor(asked: Plan['asked']): Buffer;
+  /** Whether the request can be sent more than once: its body was read, or it has none. */
+  readonly canRepeat: boolean;
+  /** Of the body that was read. */
+  readonly bodyBytes: number;
+  /** What to send: the body as it comes, or, where it was read, the whole of it with these changes. */
+  body(splices: readonly Splice[]): Readable | Buffer | undefined;
   /** The body will not be sent again: it stays only as long as there is room for what may have to be counted. */
   keepForCounting(): void;
   /** The request is over: what still comes is read and dropped. */
@@ -56,6 +60,7 @@ export function createEntrance(journey: Journey, parts: EntranceParts, admit: Ad
   const { config, planner, limiter } = parts;
   const call = createCall(request);
   let held = holdBody(parts.promptRoom, MAX_PROMPT_BYTES);
+  let plan: Plan | undefined;
   let isRead = false;
   let isClosed = false;
   const upload = openUpload(request, {
@@ -79,13 +84,13 @@ export function createEntrance(journey: Journey, parts: EntranceParts, admit: Ad
     if (isRead) held = holdBody(parts.room, config.server.maxRequestBodyBytes);
     else if (exchange.operation === undefined) held.letGo();
     exchange.prompt = held;
-    const plan = isRead ? undefined : takePlan();
+    if (!isRead) plan = takePlan();
     if (!isWeighed) await pass(Number(request.headers['content-length'] ?? 0), 0);
     if (isClosed || response.destroyed) return;
     // The client waits with its body until here: for its key and its limits to have been judged (RFC 9110 10.1.1).
     if (isWaiting(request)) response.writeContinue();
     if (plan === undefined) read(isWeighed);
-    else events.onReady(plan, upload.body);
+    else events.onReady(plan);
   }
 
   function read(isWeighed: boolean): void {
@@ -96,18 +101,17 @@ export function createEntrance(journey: Journey, parts: EntranceParts, admit: Ad
 
   async function finish(isWeighed: boolean): Promise<void> {
     if (isClosed) return;
-    const plan = takePlan();
+    plan = takePlan();
     if (isWeighed) await pass(held.bytes, call?.maxOutputTokens() ?? 0);
     // Of a crowd that leaves, not all have been settled yet.
-    if (!isClosed && !response.destroyed) events.onReady(plan, bodyFor(plan.asked));
+    if (!isClosed && !response.destroyed) events.onReady(plan);
   }
 
   function takePlan(): Plan {
-    const plan = planner.plan(journey, isRead ? call : undefined);
-    journey.route = plan.route;
-    exchange.model = plan.route.match;
-    exchange.price = plan.route.price;
-    return plan;
+    const taken = planner.plan(journey, isRead ? call : undefined);
+    exchange.model = taken.route.match;
+    exchange.price = taken.route.price;
+    return taken;
   }
 
   /** Passes the caller's limits. Whoever leaves meanwhile has used nothing. */
@@ -116,10 +120,6 @@ export function createEntrance(journey: Journey, parts: EntranceParts, admit: Ad
     if (isClosed) lease?.settle(NOTHING);
     else exchange.lease = lease;
     journey.ownHeaders.push(...headers);
-  }
-
-  function bodyFor(asked: Plan['asked']): Buffer {
-    return Buffer.concat(asked === undefined ? held.pieces : applySplice(held.pieces, asked.splice));
   }
 
   const refuse = (failure: unknown) => {
@@ -132,7 +132,13 @@ export function createEntrance(journey: Journey, parts: EntranceParts, admit: Ad
     get isRead() {
       return isRead;
     },
-    bodyFor,
+    get canRepeat() {
+      return isRead || upload.body === undefined;
+    },
+    get bodyBytes() {
+      return held.bytes;
+    },
+    body: (splices) => (isRead ? Buffer.concat(applySplices(held.pieces, splices)) : upload.body),
     keepForCounting: () => held.moveTo(parts.promptRoom, MAX_PROMPT_BYTES),
     close() {
       isClosed = true;

@@ -1,14 +1,12 @@
 // THE route: one request goes up, its answer comes down, and whoever leaves first, both ends are settled once.
-import type { Readable } from 'node:stream';
 import type { Upstream } from '../config.ts';
 import { type ErrorCode, type ErrorDetail, GatewayError } from '../errors.ts';
 import type { Ledger, Outcome, Phase } from '../exchange.ts';
 import { outputSoFar } from '../spending.ts';
-import type { UpstreamCall, UpstreamClient, UpstreamFailure, UpstreamRequest } from '../upstream/client.ts';
-import { type HeaderList, isKeyInjected, requestHeaders } from '../upstream/headers.ts';
-import { upstreamPath } from '../upstream/target.ts';
+import { type HeaderList, isKeyInjected } from '../upstream/headers.ts';
 import { type Answer, type AnswerParts, beginAnswer, beginUnheard, type Journey } from './answer.ts';
-import { type Asker, createRefusalReader, mayRefuseAsking, type Taker } from './asking.ts';
+import type { Taker } from './asking.ts';
+import type { Attempt, AttemptFailure } from './attempt.ts';
 import { createLateAnswer, EARLY_HEADERS, isPlainStream } from './early.ts';
 import { createEntrance, type EntranceParts } from './entrance.ts';
 import type { Admit } from './limits.ts';
@@ -16,18 +14,14 @@ import { asGatewayError, REFUSED } from './listener.ts';
 import { createModelList } from './model-list.ts';
 import type { Plan } from './plan.ts';
 import { refuse } from './refuse.ts';
+import { createTries, type Tries, type TriesParts } from './tries.ts';
 
 /** What forwarding needs; one for all requests. */
-export interface Station extends AnswerParts, EntranceParts {
-  readonly asker: Asker;
+export interface Station extends AnswerParts, EntranceParts, TriesParts {
   readonly ledger: Ledger;
   /** All requests that are on their way. */
   readonly passages: Set<Passage>;
-  clientOf(upstream: Upstream): UpstreamClient;
 }
-
-/** What `connect` says where this machine, not the upstream, has no room: connect(2), socket(2). */
-const OUT_OF_SOCKETS = new Set(['EADDRNOTAVAIL', 'EMFILE', 'ENFILE', 'ENOBUFS']);
 
 /** A request that is on its way. */
 export interface Passage {
@@ -35,8 +29,17 @@ export interface Passage {
   drain(): void;
 }
 
+/** How requests end whose upstream did its part badly after its answer had begun. */
+const UPSTREAM_BROKE = new Set<Outcome>([
+  'upstream_reset',
+  'upstream_truncated',
+  'upstream_error_event',
+  'timeout_idle',
+  'timeout_first_byte',
+]);
+
 /**
- * Sends an admitted request to its upstream and relays the answer. Everything that can end it (the upstream's end or
+ * Sends an admitted request to an upstream and relays the answer. Everything that can end it (the upstream's end or
  * failure, the client's going, a deadline, a drain) comes together here and settles it exactly once.
  * @param admit counts the request against its caller's limits
  */
@@ -45,15 +48,10 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
   const { clock, ledger, metrics, config } = station;
   const { socket } = request;
   const admittedAtMs = clock.now();
-  let call: UpstreamCall | undefined;
+  let tries: Tries | undefined;
   let answer: Answer | undefined;
-  /** Who takes the body of the upstream's answer. */
-  let taker: Taker | undefined;
   let plan: Plan | undefined;
-  let isHeadDue = true;
-  let calledAtMs: number | undefined;
-  let connectedAtMs: number | undefined;
-  let sentAtMs: number | undefined;
+  let readyAtMs = admittedAtMs;
   /** When the client left, where the answer is read on without it. */
   let unheardSinceMs: number | undefined;
   let isOver = false;
@@ -64,6 +62,8 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
     stopJudging();
     socket.off('end', onHalfClose);
     entrance.close();
+    if (answer !== undefined && UPSTREAM_BROKE.has(outcome)) tries?.leading?.failed();
+    tries?.abort();
     station.passages.delete(passage);
     ledger.end(exchange, outcome);
   }
@@ -72,7 +72,7 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
   function fail(failure: ErrorCode | GatewayError, outcome: Outcome, detail?: ErrorDetail): void {
     if (isOver) return;
     const error = typeof failure === 'string' ? new GatewayError(failure) : failure;
-    call?.abort();
+    tries?.abort();
     if (outcome === 'rejected' && unheardSinceMs === undefined) exchange.rejection = reasonOf(error);
     if (answer !== undefined) answer.relay.break({ detail: detail ?? error.detail, outcome });
     else if (unheardSinceMs !== undefined) settle('client_closed');
@@ -87,42 +87,27 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
     settle(outcome);
   }
 
-  function failAttempt(code: 'upstream_unreachable' | 'upstream_reset' | 'upstream_timeout' | 'overloaded', outcome: Outcome): void {
-    metrics.attempt(journey.route.upstream.name, code);
-    fail(code, outcome);
-  }
-
-  function onFailure({ kind, detail }: UpstreamFailure): void {
-    exchange.cause = detail;
-    const code = kind === 'unreachable' ? 'upstream_unreachable' : 'upstream_reset';
-    if (OUT_OF_SOCKETS.has(detail)) failAttempt('overloaded', 'rejected');
-    else if (isHeadDue) failAttempt(code, code);
-    else fail(code, code);
-  }
-
-  function onHead(status: number, headers: HeaderList): void {
-    const { upstream } = journey.route;
-    isHeadDue = false;
+  function onAnswer(attempt: Attempt, status: number, headers: HeaderList): Taker | undefined {
     exchange.ttfbMs = clock.now() - exchange.startedAtMs;
-    metrics.attempt(upstream.name, 'ok');
-    metrics.response(upstream.name, status);
     if (answer === undefined && unheardSinceMs !== undefined) {
-      taker = beginUnheard(status, headers, journey, station.tokenizer, () => settle('client_closed'));
+      const unheard = beginUnheard(status, headers, journey, station.tokenizer, () => settle('client_closed'));
       // A file, or an error: it tells nothing of tokens.
       if (exchange.meter === undefined) fail('upstream_total_timeout', 'client_closed');
+      return unheard;
     }
     // Providers quote part of a key that they refuse, so none of such an answer goes on.
-    else if (status === 401 && isKeyInjected(upstream)) fail('upstream_auth', 'upstream_error');
-    else if (answer !== undefined) taker = isPlainStream(status, headers) ? answer : createLateAnswer(status, upstream, failLate);
-    else if (plan?.asked !== undefined && mayRefuseAsking(status)) taker = createRefusalReader(status, headers, callAsSent, begin);
-    else if (plan?.shows !== undefined && status < 300) taker = createModelList(plan.shows, headers, (own) => begin(status, own));
-    else taker = begin(status, headers);
+    if (status === 401 && isKeyInjected(attempt.upstream)) return void fail('upstream_auth', 'upstream_error');
+    if (answer !== undefined) return isPlainStream(status, headers) ? answer : createLateAnswer(status, attempt.key, failLate);
+    if (plan?.isModelList && status < 300) return createModelList(plan.shows, headers, (own) => begin(attempt, status, own));
+    return begin(attempt, status, headers);
   }
 
-  function begin(status: number, headers: HeaderList): Answer {
+  function begin(attempt: Attempt | undefined, status: number, headers: HeaderList): Answer {
     entrance.keepForCounting();
-    const source = { pause: () => call?.pause(), resume: () => call?.resume(), abort: () => call?.abort() };
-    const ends = { source, sentAtMs: sentAtMs ?? clock.now(), strip: plan?.asked?.strip, onOutcome: settle };
+    const upstream = attempt?.upstream ?? upstreamNow();
+    const source = { pause: () => tries?.leading?.pause(), resume: () => tries?.leading?.resume(), abort: () => tries?.abort() };
+    const key = isKeyInjected(upstream) ? attempt?.key : undefined;
+    const ends = { source, upstream, key, sentAtMs: attempt?.sentAtMs ?? clock.now(), strip: attempt?.edit.strip, onOutcome: settle };
     answer = beginAnswer(status, headers, journey, station, ends);
     return answer;
   }
@@ -131,26 +116,32 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
     fail('upstream_truncated', status >= 400 ? 'upstream_error' : 'upstream_truncated', detail);
   }
 
+  /** Whose bounds hold. */
+  function upstreamNow(): Upstream {
+    return tries?.leading?.upstream ?? (plan?.route ?? station.planner.firstRoute).targets[0]!.upstream;
+  }
+
   function judge(nowMs: number): void {
     const ageMs = nowMs - exchange.startedAtMs;
-    const { timeouts } = journey.route.upstream;
-    if (ageMs > timeouts.totalMs) {
+    if (ageMs > upstreamNow().timeouts.totalMs) {
       fail(answer === undefined ? 'upstream_timeout' : 'upstream_total_timeout', 'timeout_total');
       // An answer that has come whole cannot fail any more; its client may still stall.
       if (!isOver) answer?.relay.judge(nowMs);
     } else if (unheardSinceMs !== undefined) {
       if (hasReadEnough(nowMs - unheardSinceMs)) fail('upstream_total_timeout', 'client_closed');
-    } else if (calledAtMs !== undefined && connectedAtMs === undefined && nowMs - calledAtMs > timeouts.connectMs) {
-      if (call?.isQueued) failAttempt('overloaded', 'rejected');
-      else failAttempt('upstream_timeout', 'timeout_connect');
-    } else if (answer !== undefined) {
-      answer.relay.judge(nowMs);
-    } else if (sentAtMs !== undefined && nowMs - sentAtMs > timeouts.firstByteMs) {
-      failAttempt('upstream_timeout', 'timeout_first_byte');
-    } else if (calledAtMs !== undefined && ageMs > config.sse.earlyHeadersMs && entrance.isStream()) {
+    } else {
+      tries?.judge(nowMs);
+      if (isOver) return;
+      if (answer !== undefined) answer.relay.judge(nowMs);
       // Not while the call may yet be refused here, or its body is still to be sent.
-      begin(200, EARLY_HEADERS);
+      else if (tries !== undefined && ageMs > config.sse.earlyHeadersMs && entrance.isStream()) beginEarly(tries);
     }
+  }
+
+  /** Something goes down: from here on there is one upstream only. */
+  function beginEarly(of: Tries): void {
+    begin(of.leading, 200, EARLY_HEADERS);
+    of.commit();
   }
 
   /** Thousands may leave at one instant, as when a network or a replica goes: no other stream waits for all of them. */
@@ -166,25 +157,27 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
       readOn(leftAtMs);
       return;
     }
-    call?.abort(() => metrics.upstreamClosed(phase, (clock.now() - leftAtMs) / 1000));
+    tries?.abort(() => metrics.upstreamClosed(phase, (clock.now() - leftAtMs) / 1000));
     if (answer === undefined) settle('client_closed');
     else answer.relay.clientGone();
   }
 
   /** The whole request has gone up, so that its tokens will be billed, and what comes can be metered: not what is gathered first. */
   function isWorthReadingOn(): boolean {
-    const { onClientGone: bounds } = journey.route.upstream;
-    return bounds !== undefined && sentAtMs !== undefined && (answer === undefined ? isHeadDue : exchange.meter !== undefined);
+    const attempt = tries?.leading;
+    if (attempt?.upstream.onClientGone === undefined || attempt.sentAtMs === undefined) return false;
+    return answer === undefined ? attempt.isHeadDue : exchange.meter !== undefined;
   }
 
   function readOn(leftAtMs: number): void {
     unheardSinceMs = leftAtMs;
     exchange.outputHeard = outputSoFar(exchange.meter);
+    tries?.commit();
     answer?.relay.readOn();
   }
 
   function hasReadEnough(unheardMs: number): boolean {
-    const { drainMs = 0, maxTokens = 0 } = journey.route.upstream.onClientGone ?? {};
+    const { drainMs = 0, maxTokens = 0 } = upstreamNow().onClientGone ?? {};
     return unheardMs > drainMs || outputSoFar(exchange.meter) - (exchange.outputHeard ?? 0) > maxTokens;
   }
 
@@ -211,57 +204,24 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
   else if (response.headersSent) settle('rejected');
   else entrance.begin();
 
-  function onReady(how: Plan, body: Readable | Buffer | undefined): void {
+  function onReady(how: Plan): void {
     plan = how;
-    callWith(body);
-  }
-
-  function callAsSent(): void {
-    station.asker.remember(journey.route.upstream);
-    plan = plan && { ...plan, asked: undefined };
-    isHeadDue = true;
-    connectedAtMs = sentAtMs = undefined;
-    callWith(entrance.bodyFor(undefined));
-  }
-
-  function callWith(sent: Readable | Buffer | undefined): void {
-    const { upstream } = journey.route;
-    exchange.upstream = upstream.name;
-    exchange.attempts += 1;
-    calledAtMs = clock.now();
-    call = station.clientOf(upstream).send(requestFor(journey, sent), {
+    readyAtMs = clock.now();
+    tries = createTries(journey, { plan, entrance }, station, {
+      hasBegun: () => isOver || answer !== undefined || unheardSinceMs !== undefined,
       onStart() {
-        connectedAtMs = clock.now();
-        exchange.phase = 'upload';
         // What the client took to send a body that had to be whole is no doing of ours.
-        const uploadMs = entrance.isRead ? (calledAtMs ?? admittedAtMs) - admittedAtMs : 0;
-        metrics.overhead('request', (connectedAtMs - exchange.startedAtMs - uploadMs) / 1000);
+        const uploadMs = entrance.isRead ? readyAtMs - admittedAtMs : 0;
+        metrics.overhead('request', (clock.now() - exchange.startedAtMs - uploadMs) / 1000);
       },
-      onSent() {
-        sentAtMs = clock.now();
-        if (answer === undefined) exchange.phase = 'headers';
+      onPhase(phase) {
+        exchange.phase = phase;
       },
-      onHead,
-      onChunk: (bytes) => taker?.chunk(bytes),
-      onEnd: () => taker?.end(),
-      onFail: onFailure,
+      onAnswer,
+      onFail: ({ code, outcome }: AttemptFailure) => fail(code, outcome),
     });
-    // What ended while it was being sent could not be aborted yet.
-    if (isOver) call.abort();
+    tries.begin();
   }
-}
-
-function requestFor({ request, requestTarget, route }: Journey, body: Readable | Buffer | undefined): UpstreamRequest {
-  const { upstream } = route;
-  const { pathname } = new URL(upstream.baseUrl);
-  const headers = requestHeaders(request.rawHeaders, upstream, upstream.apiKeys[0]);
-  return {
-    method: request.method ?? 'GET',
-    path: upstreamPath(requestTarget, pathname === '/' ? '' : pathname, upstream.query),
-    // A body that was held has the length that it has.
-    headers: Buffer.isBuffer(body) ? headers.filter((_, at) => headers[at - (at % 2)]?.toLowerCase() !== 'content-length') : headers,
-    body,
-  };
 }
 
 /** What metrics call a refusal: its code, and of limits which one it was. */

@@ -1,7 +1,7 @@
 // What a client with a list of models may call: only what names one of them, beyond doubt.
 import type { Client } from '../config.ts';
 import { GatewayError } from '../errors.ts';
-import { createModelPattern, decodeFully, modelOfPath } from '../upstream/router.ts';
+import { createPattern, decodeFully, modelOfPath } from '../upstream/router.ts';
 import type { RequestTarget } from '../upstream/target.ts';
 
 /** What one client may. */
@@ -23,8 +23,8 @@ export function createPermits(): (client: Client | undefined) => Permit | undefi
 }
 
 function createPermit(models: readonly string[], endpoints: readonly string[]): Permit {
-  const allowed = models.map(createModelPattern);
-  const opened = endpoints.map(createModelPattern);
+  const allowed = models.map(createPattern);
+  const opened = endpoints.map(createPattern);
   return {
     opens: ({ path }) => opened.some((fits) => fits(path)),
     allows: (model) => allowed.some((fits) => fits(model)),

@@ -1,10 +1,12 @@
-// What becomes of a call: whether its client may make it, which upstream serves it, and how that one is asked for usage.
+// What becomes of a call: whether its client may make it, which upstreams may serve it, and how it goes to each of them.
 import type { IncomingMessage } from 'node:http';
 import type { Client, Config } from '../config.ts';
 import { GatewayError } from '../errors.ts';
 import { createTopLevelScanner } from '../stream/json.ts';
-import { type AskedRequest, askForUsage } from '../upstream/ask.ts';
-import { createRouter, decodeFully, modelOfPath, type Route } from '../upstream/router.ts';
+import { askForUsage, type Strip } from '../upstream/ask.ts';
+import { routeEndpoint } from '../upstream/endpoints.ts';
+import { createRouter, decodeFully, modelOfPath, type Route, renameModel, type Target } from '../upstream/router.ts';
+import type { Splice } from '../upstream/splice.ts';
 import type { RequestTarget } from '../upstream/target.ts';
 import type { Asker } from './asking.ts';
 import { type Call, isJsonRequest } from './call.ts';
@@ -18,12 +20,24 @@ export interface Entrant {
   readonly client: Client | undefined;
 }
 
+/** How a call goes to one target. */
+export interface Edit {
+  readonly requestTarget: RequestTarget;
+  /** What changes in its body. */
+  readonly splices: readonly Splice[];
+  /** What must come out of the answer again; undefined where usage was not asked for on the client's behalf. */
+  readonly strip: Strip | undefined;
+}
+
 export interface Plan {
   readonly route: Route;
-  /** How usage is asked for on the client's behalf; undefined where the body goes as it is. */
-  readonly asked: AskedRequest | undefined;
-  /** The answer lists models: those to be shown. Undefined where all are, and for every other answer. */
-  readonly shows: ((model: string) => boolean) | undefined;
+  /** Whether another target may be tried: the call leaves nothing behind that later calls look for. */
+  readonly mayMove: boolean;
+  /** The answer lists models. */
+  readonly isModelList: boolean;
+  /** Whether a model is to be shown to the client in a list. */
+  shows(model: string): boolean;
+  edit(target: Target): Edit;
 }
 
 /** For one configuration. */
@@ -31,7 +45,8 @@ export interface Planner {
   /** Where a request goes as long as nothing more is known of it. */
   readonly firstRoute: Route;
   /**
-   * Whether a call's body must be whole before it can be sent: its model decides, or asking changes its length.
+   * Whether a call's body must be whole before it can be sent: its model decides, asking or renaming changes it, or it may have to
+   * be sent again.
    * @throws GatewayError `unsupported_media_type` where its model decides and cannot be read, `model_not_allowed` where nothing
    * that is still to come could make the call one that its client may make
    */
@@ -50,7 +65,7 @@ function isJsonCall({ method }: IncomingMessage, { path }: RequestTarget): boole
 
 export function createPlanner(config: Config, asker: Asker): Planner {
   const router = createRouter(config);
-  const firstRoute = router.route(undefined);
+  const firstRoute = router.route(undefined, '');
   const permitOf = createPermits();
 
   /** The permit that a call must be held against; undefined where it passes whatever it names. */
@@ -59,16 +74,41 @@ export function createPlanner(config: Config, asker: Asker): Planner {
     return permit === undefined || permit.opens(requestTarget) || isModelList(request.method, endpoint) ? undefined : permit;
   }
 
+  /** Whether a call that goes this way may be sent twice, by what is known before its body is. */
+  function mayTryAgain({ targets }: Route): boolean {
+    return targets.length > 1 || targets.some(({ upstream }) => upstream.apiKeys.length > 1);
+  }
+
+  function mayMove({ request, requestTarget }: Entrant, call: Call | undefined): boolean {
+    const { leaves } = routeEndpoint(request.method ?? '', requestTarget.path);
+    return call === undefined ? leaves === 'nothing' : call.leavesNothing(leaves);
+  }
+
+  function edit({ requestTarget, endpoint }: Entrant, call: Call | undefined, { upstream, rewrite }: Target): Edit {
+    const { usage } = upstream;
+    const mayAsk = call !== undefined && usage !== 'asSent' && asker.mayAsk(endpoint, upstream);
+    const asked = mayAsk ? askForUsage(call.body, usage, createTopLevelScanner) : undefined;
+    const renamed = rewrite === undefined || modelOfPath(requestTarget.path) !== undefined ? undefined : call?.rename(rewrite);
+    return {
+      requestTarget: rewrite === undefined ? requestTarget : renameModel(requestTarget, rewrite),
+      splices: [renamed, asked?.splice].filter((splice) => splice !== undefined),
+      strip: asked?.strip,
+    };
+  }
+
   return {
     firstRoute,
     mustRead(entrant, call) {
       const { request, requestTarget, endpoint } = entrant;
       const permit = permitFor(entrant);
-      const decides = permit !== undefined || (router.readsModel && modelOfPath(requestTarget.path) === undefined);
+      const inPath = modelOfPath(requestTarget.path);
+      const decides = permit !== undefined || (router.readsModel && inPath === undefined);
       if (decides && call === undefined && isJsonRequest(request)) throw new GatewayError('unsupported_media_type');
       if (permit !== undefined && call === undefined) checkPermit(permit, requestTarget, undefined);
       if (decides && call === undefined && isJsonCall(request, requestTarget)) throw new GatewayError('unsupported_media_type');
-      return call !== undefined && (decides || config.upstreams.some((upstream) => asker.mayAsk(endpoint, upstream)));
+      if (call === undefined) return false;
+      const isAsked = config.upstreams.some((upstream) => asker.mayAsk(endpoint, upstream));
+      return decides || isAsked || mayTryAgain(router.route(inPath, requestTarget.path));
     },
     plan(entrant, call) {
       const { request, requestTarget, endpoint, client } = entrant;
@@ -76,11 +116,13 @@ export function createPlanner(config: Config, asker: Asker): Planner {
       const inBody = permit !== undefined || router.readsModel ? call?.model() : undefined;
       if (permit !== undefined && call?.namesFurtherModels()) throw new GatewayError('model_not_allowed');
       if (permit !== undefined) checkPermit(permit, requestTarget, inBody);
-      const route = router.route(modelOfPath(requestTarget.path) ?? inBody);
-      const shows = isModelList(request.method, endpoint) ? permitOf(client)?.allows : undefined;
-      const { usage } = route.upstream;
-      const mayAsk = call !== undefined && usage !== 'asSent' && asker.mayAsk(endpoint, route.upstream);
-      return { route, shows, asked: mayAsk ? askForUsage(call.body, usage, createTopLevelScanner) : undefined };
+      return {
+        route: router.route(modelOfPath(requestTarget.path) ?? inBody, requestTarget.path),
+        mayMove: mayMove(entrant, call),
+        isModelList: isModelList(request.method, endpoint),
+        shows: (model) => permitOf(client)?.allows(model) ?? true,
+        edit: (target) => edit(entrant, call, target),
+      };
     },
   };
 }

@@ -59,7 +59,7 @@ export function createBoundedLines(stream: Writable, maxHeldBytes: number = MAX_
 const prettyOptions: PrettyOptions = {
   translateTime: 'SYS:HH:MM:ss',
   ignore:
-    'requestId,client,upstream,model,endpoint,method,status,outcome,rejection,cause,phase,ttfbMs,ttftMs,durationMs,tokens,costUsd,bytesIn,bytesOut,attempts,remoteAddress,traceId',
+    'requestId,client,upstream,model,endpoint,method,status,outcome,rejection,cause,phase,ttfbMs,ttftMs,durationMs,tokens,costUsd,bytesIn,bytesOut,attempts,tried,remoteAddress,traceId',
   messageFormat: (line, messageKey) => (line.outcome === undefined ? String(line[messageKey]) : prettyRequest(line)),
 };
 
@@ -74,6 +74,7 @@ function prettyRequest(line: Record<string, unknown>): string {
     tokens === undefined ? '' : `${tokens.input ?? '?'} → ${tokens.output ?? '?'} tokens`,
     line.costUsd === undefined ? '' : `$${Number(line.costUsd).toFixed(6)}`,
     line.rejection ?? line.cause ?? '',
+    Array.isArray(line.tried) ? `(${line.tried.join(', ')})` : '',
   ];
   return facts.filter((fact) => fact !== '').join('  ');
 }
@@ -82,11 +83,12 @@ function prettyRequest(line: Record<string, unknown>): string {
 export function logExchange(log: Logger, exchange: Exchange): void {
   const { requestId, method, client, upstream, endpoint, status, outcome, rejection, cause, phase, meter } = exchange;
   const { bytesIn, bytesOut, attempts, remoteAddress, traceId, tokens, costNanoUsd } = exchange;
+  const tried = attempts > 1 ? exchange.tried : undefined;
   const times = { ttfbMs: rounded(exchange.ttfbMs), ttftMs: rounded(exchange.ttftMs), durationMs: rounded(exchange.durationMs) };
   const named = { requestId: printable(requestId), client, upstream, model: printable(meter?.model), method, endpoint };
   const facts = { ...named, status, outcome, rejection, cause, phase, ...times, tokens: tokens && tokenFacts(tokens), bytesIn, bytesOut };
   const costUsd = costNanoUsd === undefined ? undefined : costNanoUsd / 1e9;
-  log.info({ ...facts, costUsd, attempts, remoteAddress: printable(remoteAddress), traceId }, 'request');
+  log.info({ ...facts, costUsd, attempts, tried, remoteAddress: printable(remoteAddress), traceId }, 'request');
 }
 
 /** A text of others, so that no terminal and no line-splitter takes a part of it for its own. */

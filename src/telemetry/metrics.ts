@@ -28,6 +28,8 @@ export interface MetricsParts {
   /** The exchanges now under way. */
   live(): Iterable<Exchange>;
   /** Connections by upstream name. */
+  /** Whether each upstream is up: not put aside. */
+  health(): Iterable<readonly [upstream: string, isUp: boolean]>;
   connections(): Iterable<readonly [upstream: string, counts: ConnectionCounts]>;
   /** What the clients with limits have left, by client. */
   standings(): Promise<ReadonlyMap<string, Standings>>;
@@ -101,6 +103,13 @@ export function createMetrics(parts: MetricsParts): Metrics {
     'upstream',
     'model',
   );
+  const rivalTokens = counter(
+    'sluicegate_hedge_lost_tokens_total',
+    'Tokens of answers that another upstream was faster than.',
+    'upstream',
+    'model',
+    'kind',
+  );
   const meterFaults = counter(
     'sluicegate_meter_faults_total',
     'Answers whose metering failed; their bytes were relayed all the same.',
@@ -154,6 +163,7 @@ export function createMetrics(parts: MetricsParts): Metrics {
   const rejections = counter('sluicegate_rejections_total', 'Requests refused here.', 'client', 'reason');
   const attempts = counter('sluicegate_upstream_attempts_total', 'Tries at an upstream, by result.', 'upstream', 'result');
   const connections = gauge('sluicegate_upstream_connections', 'Connections to upstreams, and calls waiting for one.', 'upstream', 'state');
+  const upstreamUp = gauge('sluicegate_upstream_up', 'Whether an upstream is asked: 0 while it is put aside for its failures.', 'upstream');
   const storeUp = gauge('sluicegate_limit_store_up', 'Whether limits are counted where they should be.');
   const remaining = gauge(
     'sluicegate_limit_remaining',
@@ -235,6 +245,14 @@ export function createMetrics(parts: MetricsParts): Metrics {
     for (const [kind, count] of Object.entries(parts)) add(details, bounded('details', { ...labels, kind }), count);
   }
 
+  function recordRivals({ rivals }: Exchange, model: string): void {
+    for (const { upstream, tokens: used } of rivals) {
+      if (used === undefined) continue;
+      for (const kind of ['input', 'output'] as const)
+        add(rivalTokens, { upstream, model, kind }, used[`${kind}Source`] === undefined ? 0 : used[kind]);
+    }
+  }
+
   function recordTimes(exchange: Exchange, upstream: string, model: string): void {
     const { ttfbMs, ttftMs, durationMs = 0, tokens: used } = exchange;
     if (ttfbMs !== undefined) ttfb.observe(bounded('times', { upstream, model }), ttfbMs / 1000);
@@ -265,6 +283,8 @@ export function createMetrics(parts: MetricsParts): Metrics {
       const { client, upstream } = exchange;
       if (upstream !== undefined) active.inc(bounded('active', { client, upstream, model: modelOf(exchange) }));
     }
+    upstreamUp.reset();
+    for (const [upstream, isUp] of parts.health()) upstreamUp.set({ upstream }, isUp ? 1 : 0);
     connections.reset();
     for (const [upstream, counts] of parts.connections()) {
       for (const [state, count] of Object.entries(counts)) connections.inc({ upstream, state }, count);
@@ -303,6 +323,7 @@ export function createMetrics(parts: MetricsParts): Metrics {
       tellFlow(exchange);
       if (exchange.upstream === undefined) return;
       if (exchange.meter?.fault !== undefined) meterFaults.inc({ upstream, fault: exchange.meter.fault });
+      recordRivals(exchange, model);
       recordTokens(exchange, { client, upstream, model });
       recordTimes(exchange, upstream, model);
       recordGenAi(exchange, upstream, model);

@@ -15,32 +15,48 @@ export interface Endpoint {
   readonly dialect: Dialect;
   /** gen_ai.operation.name (OpenTelemetry GenAI semantic conventions), where a model is asked for something. */
   readonly operation: string | undefined;
+  readonly leaves: Leaves;
 }
+
+/**
+ * What a call leaves behind at its upstream, where later calls look for it (files, batches, stored answers): `ifStored`, if it says
+ * `store: true`; `unlessStored`, but for `store: false`. Such a call must not end up at another upstream than those that follow it.
+ */
+export type Leaves = 'nothing' | 'ifStored' | 'unlessStored' | 'something';
 
 interface Row {
   readonly dialect: Dialect;
   readonly operation?: string;
+  /** By default something: of a path that nobody knows nobody knows that either. */
+  readonly leaves?: Leaves;
+  /** The method that this is said of; POST if absent. */
+  readonly method?: 'GET';
 }
 
-const CHAT = { dialect: chat, operation: 'chat' };
-const RESPONSES = { dialect: responses, operation: 'chat' };
-const IMAGES = { dialect: images, operation: 'generate_content' };
-const RUN = { dialect: plain, operation: 'invoke_agent' };
-const PLAIN = { dialect: plain };
+const NOTHING = { leaves: 'nothing' } as const;
+const CHAT: Row = { dialect: chat, operation: 'chat', leaves: 'ifStored' };
+const RESPONSES: Row = { dialect: responses, operation: 'chat', leaves: 'unlessStored' };
+const IMAGES: Row = { dialect: images, operation: 'generate_content', ...NOTHING };
+const RUN: Row = { dialect: plain, operation: 'invoke_agent' };
+const MODEL: Row = { dialect: plain, method: 'GET', ...NOTHING };
+const PLAIN: Row = { dialect: plain };
 
 /** Templates under /v1 that are more than a plain path. */
 const SPECIAL: Record<string, Row> = {
   'chat/completions': CHAT,
-  completions: { dialect: completions, operation: 'text_completion' },
+  completions: { dialect: completions, operation: 'text_completion', ...NOTHING },
   responses: RESPONSES,
-  'responses/{response_id}': RESPONSES,
+  'responses/{response_id}': { dialect: responses, operation: 'chat' },
   'responses/compact': RESPONSES,
-  messages: { dialect: anthropic, operation: 'chat' },
-  'messages/count_tokens': { dialect: anthropic },
-  embeddings: { dialect: plain, operation: 'embeddings' },
-  'audio/speech': { dialect: speech, operation: 'generate_content' },
-  'audio/transcriptions': { dialect: transcription, operation: 'generate_content' },
-  'audio/translations': { dialect: transcription, operation: 'generate_content' },
+  'responses/input_tokens': { dialect: plain, ...NOTHING },
+  messages: { dialect: anthropic, operation: 'chat', ...NOTHING },
+  'messages/count_tokens': { dialect: anthropic, ...NOTHING },
+  embeddings: { dialect: plain, operation: 'embeddings', ...NOTHING },
+  moderations: { dialect: plain, ...NOTHING },
+  'models/{model}': MODEL,
+  'audio/speech': { dialect: speech, operation: 'generate_content', ...NOTHING },
+  'audio/transcriptions': { dialect: transcription, operation: 'generate_content', ...NOTHING },
+  'audio/translations': { dialect: transcription, operation: 'generate_content', ...NOTHING },
   'images/generations': IMAGES,
   'images/edits': IMAGES,
   'images/variations': IMAGES,
@@ -55,9 +71,9 @@ const SPECIAL: Record<string, Row> = {
 /** All others, a family a line. */
 const PATHS = `
 chat/completions/{completion_id} chat/completions/{completion_id}/messages
-responses/{response_id}/cancel responses/{response_id}/input_items responses/input_tokens
+responses/{response_id}/cancel responses/{response_id}/input_items
 messages/batches messages/batches/{batch_id} messages/batches/{batch_id}/cancel messages/batches/{batch_id}/results
-moderations models models/{model}
+models
 files files/{file_id} files/{file_id}/content
 uploads uploads/{upload_id}/parts uploads/{upload_id}/complete uploads/{upload_id}/cancel
 batches batches/{batch_id} batches/{batch_id}/cancel
@@ -89,7 +105,7 @@ interface Branch {
   leaf?: { readonly label: string; readonly row: Row };
 }
 
-const OTHER: Endpoint = { endpoint: 'other', dialect: plain, operation: undefined };
+const OTHER: Endpoint = { endpoint: 'other', dialect: plain, operation: undefined, leaves: 'something' };
 const root = createTree();
 
 /**
@@ -99,8 +115,13 @@ const root = createTree();
 export function routeEndpoint(method: string, path: string): Endpoint {
   const leaf = find(restOf(path).split('/'));
   if (leaf === undefined) return OTHER;
-  const { dialect, operation } = leaf.row;
-  return { endpoint: leaf.label, dialect, operation: method === 'POST' ? operation : undefined };
+  const { dialect, operation, leaves = 'something', method: saidOf = 'POST' } = leaf.row;
+  return {
+    endpoint: leaf.label,
+    dialect,
+    operation: method === 'POST' ? operation : undefined,
+    leaves: method === saidOf ? leaves : 'something',
+  };
 }
 
 /** What stands behind `/v1/`, `/openai/v1/`, `/openai/deployments/{deployment}/` or `/openai/`. */
@@ -123,7 +144,7 @@ function createTree(): Branch {
   const tree: Branch = { next: new Map() };
   for (const path of PATHS.trim().split(/\s+/)) plant(tree, path, path, PLAIN);
   for (const [path, row] of Object.entries(SPECIAL)) plant(tree, path, path, row);
-  plant(tree, 'models/{owner}/{model}', 'models/{model}', PLAIN); // open models have a slash in their names
+  plant(tree, 'models/{owner}/{model}', 'models/{model}', MODEL); // open models have a slash in their names
   return tree;
 }
 

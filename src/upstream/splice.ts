@@ -13,9 +13,15 @@ export function insertAt(start: number, text: string): Splice {
   return { start, end: start, text };
 }
 
-/** The body with the splice, in the pieces that it came in: the one that it falls into becomes two views of itself. */
-export function applySplice(body: readonly Buffer[], { start, end, text }: Splice): Buffer[] {
-  return [...cut(body, 0, start), Buffer.from(text, 'latin1'), ...cut(body, end, Number.POSITIVE_INFINITY)];
+/** The body with the splices, none of which overlap, in the pieces that it came in: one that a splice falls into becomes two views of itself. */
+export function applySplices(body: readonly Buffer[], splices: readonly Splice[]): Buffer[] {
+  let at = 0;
+  const pieces: Buffer[] = [];
+  for (const { start, end, text } of splices.toSorted((a, b) => a.start - b.start)) {
+    pieces.push(...cut(body, at, start), Buffer.from(text, 'latin1'));
+    at = end;
+  }
+  return [...pieces, ...cut(body, at, Number.POSITIVE_INFINITY)];
 }
 
 /** Views of the bytes [start, end) of a body in pieces. */

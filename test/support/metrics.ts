@@ -62,6 +62,7 @@ export const NO_METRICS_PARTS = {
   version: '0',
   live: () => [],
   connections: () => [],
+  health: () => [],
   standings: async () => new Map(),
   isLimitStoreUp: () => true,
 };

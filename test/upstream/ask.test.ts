@@ -4,7 +4,7 @@ import t from 'tap';
 import { createTopLevelScanner } from '../../src/stream/json.ts';
 import { createJsonBody } from '../../src/stream/json-body.ts';
 import { type AskedRequest, type Asking, askedMembers, askForUsage, MAX_OPTIONS_BYTES } from '../../src/upstream/ask.ts';
-import { applySplice, type Splice } from '../../src/upstream/splice.ts';
+import { applySplices, type Splice } from '../../src/upstream/splice.ts';
 import { createRandom } from '../support/random.ts';
 
 type Random = (n: number) => number;
@@ -28,7 +28,7 @@ function spliced(body: string, asking: Asking, size = 7): [body: string, strip: 
   const pieces = cutUp(Buffer.from(body), size);
   const asked = ask(pieces, asking);
   if (asked === undefined) return undefined;
-  const bytes = Buffer.concat(applySplice(pieces, asked.splice));
+  const bytes = Buffer.concat(applySplices(pieces, [asked.splice]));
   assert.equal(bytes.length, Buffer.byteLength(body) + addedBytes(asked.splice), 'addedBytes');
   return [bytes.toString(), [asked.strip.final && 'final', asked.strip.running && 'running'].filter(Boolean).join()];
 }
@@ -189,7 +189,7 @@ t.test('random documents say what they said, and ask; without the insertion they
     const pieces = cutUp(body, 1 + random(body.length + 9));
     const asked = ask(pieces, 'ask');
     assert.ok(asked, `round ${round}: ${body}`);
-    const after = Buffer.concat(applySplice(pieces, asked.splice));
+    const after = Buffer.concat(applySplices(pieces, [asked.splice]));
     const before = JSON.parse(body.toString());
     const expected = { ...before, stream_options: { ...before.stream_options, include_usage: true } };
     assert.deepEqual(JSON.parse(after.toString()), expected, `round ${round}: ${body}`);
@@ -206,7 +206,7 @@ t.test('random documents say what they said, and ask; without the insertion they
 t.test('splicing copies nothing of a large body', async (t) => {
   const body = Buffer.from(JSON.stringify({ messages: 'x'.repeat(200_000), stream: true, stream_options: {} }));
   const pieces = cutUp(body, 65_536);
-  const views = applySplice(pieces, ask(pieces, 'ask')!.splice);
+  const views = applySplices(pieces, [ask(pieces, 'ask')!.splice]);
   const copied = views.filter((view) => view.buffer !== body.buffer).reduce((sum, view) => sum + view.length, 0);
   t.equal(copied, include.length);
 });

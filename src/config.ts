@@ -254,10 +254,10 @@ function toPair(certName: string | null, keyName: string | null, files: Files): 
 }
 
 function toModel({ match, upstreams, rewrite, balance, replay, hedge, price }: Settings['models'][number]): Model {
-  const isWeighted = upstreams.some((target) => typeof target === 'object');
-  const targets = upstreams.map((target) => {
-    const { name, weight, rewrite: own } = typeof target === 'string' ? { name: target, weight: 1, rewrite: undefined } : target;
-    return { upstream: name, weight: isWeighted ? weight : undefined, rewrite: own ?? rewrite };
+  const named = upstreams.map((target) => (typeof target === 'string' ? { name: target } : target));
+  const isWeighted = named.some(({ weight }) => weight !== undefined);
+  const targets = named.map(({ name, weight = 1, rewrite: own = rewrite }) => {
+    return { upstream: name, weight: isWeighted ? weight : undefined, rewrite: own };
   });
   return { match, targets, balance, replayBytes: replay, hedgeMs: hedge, price: price && toPrice(price) };
 }

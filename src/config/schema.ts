@@ -144,7 +144,7 @@ const target = either(
   someWord,
   section({
     name: someWord,
-    weight: word(count).prefault(1).describe('Its share of first tries, where any target has a weight.'),
+    weight: word(count).optional().describe('Its share of first tries, where any target has a weight.'),
     rewrite: someWord.optional().describe('The name of the model at this upstream.'),
   }),
   'write a name, or name and weight',

@@ -1,12 +1,14 @@
 // One try at one upstream: the call, its clocks, and what the upstream's health and keys learn from it.
+import type { IncomingMessage } from 'node:http';
 import type { Upstream } from '../config.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { Exchange, Outcome, Phase } from '../exchange.ts';
 import type { Clock } from '../stream/clock.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
 import type { UpstreamCall, UpstreamFailure, UpstreamRequest } from '../upstream/client.ts';
-import { type HeaderList, isKeyInjected } from '../upstream/headers.ts';
+import { type HeaderList, isKeyInjected, requestHeaders } from '../upstream/headers.ts';
 import type { Outlet } from '../upstream/outlet.ts';
+import { upstreamPath } from '../upstream/target.ts';
 import type { Taker } from './asking.ts';
 import type { Edit } from './plan.ts';
 
@@ -71,6 +73,22 @@ const OUT_OF_SOCKETS = new Set(['EADDRNOTAVAIL', 'EMFILE', 'ENFILE', 'ENOBUFS'])
 /** Whether a status says that the upstream would not or could not serve this call, and that it has not: another may. */
 export function isRefusal(status: number, upstream: Upstream): boolean {
   return status === 429 || status >= 500 || (status === 401 && isKeyInjected(upstream));
+}
+
+/** What goes up: the client's request as this upstream gets it. */
+export function requestFor(
+  { method = 'GET', rawHeaders }: IncomingMessage,
+  { upstream, key, edit, body }: Pick<Attempt, 'upstream' | 'key' | 'edit'> & { readonly body: UpstreamRequest['body'] },
+): UpstreamRequest {
+  const { pathname } = new URL(upstream.baseUrl);
+  const headers = requestHeaders(rawHeaders, upstream, key);
+  return {
+    method,
+    path: upstreamPath(edit.requestTarget, pathname === '/' ? '' : pathname, upstream.query),
+    // A body that was held has the length that it has.
+    headers: Buffer.isBuffer(body) ? headers.filter((_, at) => headers[at - (at % 2)]?.toLowerCase() !== 'content-length') : headers,
+    body,
+  };
 }
 
 /** For one try; nothing is sent yet. */

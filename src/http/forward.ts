@@ -6,15 +6,15 @@ import { outputSoFar } from '../spending.ts';
 import { type HeaderList, isKeyInjected } from '../upstream/headers.ts';
 import { type Answer, type AnswerParts, beginAnswer, beginUnheard, type Journey } from './answer.ts';
 import type { Taker } from './asking.ts';
-import type { Attempt, AttemptFailure } from './attempt.ts';
+import type { Attempt } from './attempt.ts';
 import { createLateAnswer, EARLY_HEADERS, isPlainStream } from './early.ts';
 import { createEntrance, type EntranceParts } from './entrance.ts';
 import type { Admit } from './limits.ts';
 import { asGatewayError, REFUSED } from './listener.ts';
-import { createModelList } from './model-list.ts';
+import { createModelList, gatherModels } from './model-list.ts';
 import type { Plan } from './plan.ts';
 import { refuse } from './refuse.ts';
-import { createTries, type Tries, type TriesParts } from './tries.ts';
+import { createTries, type Tries, type TriesEvents, type TriesParts } from './tries.ts';
 
 /** What forwarding needs; one for all requests. */
 export interface Station extends AnswerParts, EntranceParts, TriesParts {
@@ -98,7 +98,7 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
     // Providers quote part of a key that they refuse, so none of such an answer goes on.
     if (status === 401 && isKeyInjected(attempt.upstream)) return void fail('upstream_auth', 'upstream_error');
     if (answer !== undefined) return isPlainStream(status, headers) ? answer : createLateAnswer(status, attempt.key, failLate);
-    if (plan?.isModelList && status < 300) return createModelList(plan.shows, headers, (own) => begin(attempt, status, own));
+    if (plan?.shows !== undefined && status < 300) return createModelList(plan.shows, headers, (own) => begin(attempt, status, own));
     return begin(attempt, status, headers);
   }
 
@@ -207,7 +207,7 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
   function onReady(how: Plan): void {
     plan = how;
     readyAtMs = clock.now();
-    tries = createTries(journey, { plan, entrance }, station, {
+    const events: TriesEvents = {
       hasBegun: () => isOver || answer !== undefined || unheardSinceMs !== undefined,
       onStart() {
         // What the client took to send a body that had to be whole is no doing of ours.
@@ -218,8 +218,12 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
         exchange.phase = phase;
       },
       onAnswer,
-      onFail: ({ code, outcome }: AttemptFailure) => fail(code, outcome),
-    });
+      onFail: ({ code, outcome }) => fail(code, outcome),
+    };
+    tries =
+      plan.merges === undefined
+        ? createTries(journey, { plan, entrance }, station, events)
+        : gatherModels(journey, plan.merges, station, events);
     tries.begin();
   }
 }

@@ -10,6 +10,7 @@ import type { Splice } from '../upstream/splice.ts';
 import type { RequestTarget } from '../upstream/target.ts';
 import type { Asker } from './asking.ts';
 import { type Call, isJsonRequest } from './call.ts';
+import type { ModelMerge } from './model-list.ts';
 import { checkPermit, createPermits, isModelList } from './permit.ts';
 
 /** A request on its way in. */
@@ -33,10 +34,10 @@ export interface Plan {
   readonly route: Route;
   /** Whether another target may be tried: the call leaves nothing behind that later calls look for. */
   readonly mayMove: boolean;
-  /** The answer lists models. */
-  readonly isModelList: boolean;
-  /** Whether a model is to be shown to the client in a list. */
-  shows(model: string): boolean;
+  /** The answer lists models: those to be shown to the client. Undefined where all are, and for every other answer. */
+  readonly shows: ((model: string) => boolean) | undefined;
+  /** The answer is made of the lists of several upstreams. */
+  readonly merges: ModelMerge | undefined;
   edit(target: Target): Edit;
 }
 
@@ -67,6 +68,13 @@ export function createPlanner(config: Config, asker: Asker): Planner {
   const router = createRouter(config);
   const firstRoute = router.route(undefined, '');
   const permitOf = createPermits();
+  const merge: ModelMerge = {
+    upstreams: router.upstreams,
+    names: router.names,
+    serves: (upstream, model) => router.route(model, '').targets.some((target) => target.upstream === upstream),
+  };
+
+  const isMerged = merge.upstreams.length > 1 || merge.names.length > 0;
 
   /** The permit that a call must be held against; undefined where it passes whatever it names. */
   function permitFor({ request, requestTarget, endpoint, client }: Entrant) {
@@ -119,8 +127,8 @@ export function createPlanner(config: Config, asker: Asker): Planner {
       return {
         route: router.route(modelOfPath(requestTarget.path) ?? inBody, requestTarget.path),
         mayMove: mayMove(entrant, call),
-        isModelList: isModelList(request.method, endpoint),
-        shows: (model) => permitOf(client)?.allows(model) ?? true,
+        shows: isModelList(request.method, endpoint) ? permitOf(client)?.allows : undefined,
+        merges: isMerged && isModelList(request.method, endpoint) && request.method === 'GET' ? merge : undefined,
         edit: (target) => edit(entrant, call, target),
       };
     },

@@ -8,17 +8,15 @@ import { createStreamMeter, type Meter } from '../stream/meter.ts';
 import type { Tokenizer } from '../stream/tokens.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
 import type { Balance } from '../upstream/balance.ts';
-import type { UpstreamRequest } from '../upstream/client.ts';
 import { routeEndpoint } from '../upstream/endpoints.ts';
-import { type HeaderList, requestHeaders } from '../upstream/headers.ts';
+import type { HeaderList } from '../upstream/headers.ts';
 import type { Outlet } from '../upstream/outlet.ts';
 import type { Target } from '../upstream/router.ts';
-import { upstreamPath } from '../upstream/target.ts';
 import { type Asker, createRefusalReader, mayRefuseAsking, type Taker } from './asking.ts';
-import { type Attempt, type AttemptFailure, createAttempt, isRefusal } from './attempt.ts';
+import { type Attempt, type AttemptFailure, createAttempt, isRefusal, requestFor } from './attempt.ts';
 import { isPlainStream } from './early.ts';
 import type { Entrance } from './entrance.ts';
-import type { Edit, Entrant, Plan } from './plan.ts';
+import type { Entrant, Plan } from './plan.ts';
 
 /** What tries need; one for all requests. */
 export interface TriesParts {
@@ -94,7 +92,15 @@ export function createTries(
     const key = outlet.keys.take();
     const edit = plan.edit(target);
     const attempt: Attempt = createAttempt(
-      { clock, metrics, exchange, outlet, key, edit, request: requestFor(upstream, key, edit) },
+      {
+        clock,
+        metrics,
+        exchange,
+        outlet,
+        key,
+        edit,
+        request: requestFor(request, { upstream, key, edit, body: entrance.body(edit.splices) }),
+      },
       {
         onStart() {
           if (isFirst) events.onStart();
@@ -109,19 +115,6 @@ export function createTries(
     );
     live.set(attempt, undefined);
     attempt.begin();
-  }
-
-  function requestFor(upstream: Upstream, key: string | undefined, edit: Edit): UpstreamRequest {
-    const body = entrance.body(edit.splices);
-    const { pathname } = new URL(upstream.baseUrl);
-    const headers = requestHeaders(request.rawHeaders, upstream, key);
-    return {
-      method: request.method ?? 'GET',
-      path: upstreamPath(edit.requestTarget, pathname === '/' ? '' : pathname, upstream.query),
-      // A body that was held has the length that it has.
-      headers: Buffer.isBuffer(body) ? headers.filter((_, at) => headers[at - (at % 2)]?.toLowerCase() !== 'content-length') : headers,
-      body,
-    };
   }
 
   function leading(): Attempt | undefined {

@@ -27,6 +27,8 @@ export interface Route {
 export interface Router {
   /** Whether the way depends on the model, so that a call must be read for it. */
   readonly readsModel: boolean;
+  /** Those that calls which name a model can go to. */
+  readonly upstreams: readonly Upstream[];
   /** The models that are named without a wildcard: names that clients can be told of. */
   readonly names: readonly string[];
   /** The first row that matches; without one the first upstream, or for a call without a model the first that claims its path. */
@@ -51,6 +53,9 @@ export function createRouter({ models, upstreams }: Pick<Config, 'models' | 'ups
 
   return {
     readsModel: rows.length > 0,
+    upstreams: upstreams.filter(
+      (upstream, at) => at === 0 || rows.some(({ route }) => route.targets.some((target) => target.upstream === upstream)),
+    ),
     names: models.map(({ match }) => match).filter((match) => !match.includes('*')),
     route(model, path) {
       const route =

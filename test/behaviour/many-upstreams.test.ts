@@ -1,0 +1,357 @@
+// Promise: many upstreams are one: the first to write serves, work goes where there is room, keys and upstreams that refuse rest, and their models are one list.
+import { mkdtempSync, renameSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import OpenAI from 'openai';
+import t, { type Test } from 'tap';
+import { startTestGateway, type TestGateway, UPSTREAM_KEY } from '../support/gateway.ts';
+import { type ScriptedUpstream, startUpstream, type UpstreamRequest } from '../support/upstream.ts';
+import { connect, type WireClient } from '../support/wire.ts';
+
+const json = { 'content-type': 'application/json' };
+const chat = {
+  method: 'POST',
+  target: '/v1/chat/completions',
+  headers: json,
+  body: '{"model":"m","stream":true,"messages":[{"role":"user","content":"Hello"}]}',
+};
+const content = (text: string) => ({ choices: [{ index: 0, delta: { content: text } }] });
+const role = { choices: [{ index: 0, delta: { role: 'assistant', content: '' } }] };
+const usage = { choices: [], usage: { prompt_tokens: 5, completion_tokens: 2, total_tokens: 7 } };
+const finish = { choices: [{ index: 0, delta: {}, finish_reason: 'stop' }] };
+
+interface Scene {
+  readonly main: ScriptedUpstream;
+  readonly other: ScriptedUpstream;
+  readonly gateway: TestGateway;
+  readonly client: WireClient;
+}
+
+async function start(t: Test, { row = {}, upstream = {}, ...settings }: Record<string, object> = {}): Promise<Scene> {
+  const [main, other] = [await startUpstream(), await startUpstream()];
+  t.teardown(() => Promise.all([main.close(), other.close()]));
+  const gateway = await startTestGateway(t, main.url, {
+    models: [{ match: 'm', upstreams: ['main', 'other'], ...row }],
+    ...settings,
+    upstream,
+    upstreams: { other: { baseUrl: other.url, apiKey: 'sk-other', usage: 'asSent' } },
+  });
+  return { main, other, gateway, client: await connect(gateway.port) };
+}
+
+function finishStream(request: UpstreamRequest): void {
+  for (const event of [finish, usage, '[DONE]']) request.event(event);
+  request.endChunks();
+}
+
+/** Answers whatever comes, until the test is over. */
+function serve(upstream: ScriptedUpstream, statusOf: () => number = () => 200): void {
+  const next = (): Promise<void> =>
+    upstream.request().then((request) => {
+      request.respond(statusOf(), json, '{}');
+      return next();
+    });
+  next().catch(() => undefined);
+}
+
+/** One call; which upstream served it. */
+async function callOnce({ client, gateway }: Scene): Promise<string | undefined> {
+  client.request(chat);
+  const { headers } = await client.head();
+  await client.body();
+  await gateway.ended();
+  return headers['x-sluicegate-upstream'];
+}
+
+/** Plays these in turn. */
+const all =
+  (...steps: ((request: UpstreamRequest) => void)[]) =>
+  (request: UpstreamRequest) => {
+    for (const step of steps) step(request);
+  };
+const head = (request: UpstreamRequest) => request.startSse();
+const says = (data: object) => (request: UpstreamRequest) => request.event(data);
+
+t.test(
+  'hedge: the first to write serves: not the first with a comment, a role or an error; the other one is closed, and its tokens counted apart',
+  async (t) => {
+    const { main, other, gateway, client } = await start(t, { row: { hedge: '30ms' } });
+    client.request(chat);
+    const slow = await main.request();
+    slow.startSse();
+    slow.chunk(': OPENROUTER PROCESSING\n\n');
+    slow.event(role);
+    const quick = await other.request();
+    t.equal((await quick.body()).toString(), chat.body);
+    quick.startSse();
+    quick.event(role);
+    t.equal(client.raw().length, 0, 'nothing has gone down');
+    const { closed } = slow.connection;
+    quick.event(content('quick'));
+    const head = await client.head();
+    t.equal(head.headers['x-sluicegate-upstream'], 'other');
+    t.match(await client.until('quick'), /^data: .*assistant/, 'all that it had said goes down, and nothing of the other');
+    await closed;
+    finishStream(quick);
+    t.match(await client.body().then(String), '[DONE]');
+    t.match(await gateway.ended(), {
+      upstream: 'other',
+      outcome: 'completed',
+      attempts: 2,
+      tried: ['main lost', 'other ok'],
+      tokens: { input: 5, output: 2 },
+    });
+    const metrics = await gateway.metrics();
+    t.equal(metrics.value('sluicegate_tokens_total', { upstream: 'main' }), undefined);
+    t.ok((metrics.value('sluicegate_hedge_lost_tokens_total', { upstream: 'main', kind: 'input' }) ?? 0) > 0, 'it has read the prompt');
+    t.equal(metrics.value('sluicegate_tokens_total', { upstream: 'other', kind: 'output' }), 2);
+    t.equal(metrics.value('sluicegate_upstream_attempts_total', { upstream: 'main', result: 'lost' }), 1);
+  },
+);
+
+t.test('hedge: an error or an empty frame never wins, whenever and from whichever it comes', async (t) => {
+  const bad: [name: string, play: (request: UpstreamRequest) => void][] = [
+    ['an error event', all(head, says({ error: { message: 'no', code: 'x' } }))],
+    ['a role, then an error event', all(head, says(role), says({ error: { message: 'no' } }))],
+    ['an empty frame', all(head, says({ choices: [], prompt_filter_results: [] }))],
+    ['a ping', all(head, (request) => request.chunk(': ping\n\n'))],
+    ['status 400', (request) => request.respond(400, json, '{}')],
+    ['status 429', (request) => request.respond(429, json, '{}')],
+    ['status 500', (request) => request.respond(500, json, '{}')],
+    ['RST', (request) => request.connection.reset()],
+    ['RST in a stream', all(head, says(role), ({ connection }) => connection.reset())],
+  ];
+  for (const [name, play] of bad) {
+    for (const isFirstBad of [true, false]) {
+      const { main, other, gateway, client } = await start(t, { row: { hedge: '10ms' } });
+      client.request(chat);
+      const [first, second] = [await main.request(), await other.request()];
+      const [worse, better] = isFirstBad ? [first, second] : [second, first];
+      play(worse);
+      better.startSse();
+      better.event(role);
+      better.event(content('served'));
+      finishStream(better);
+      t.match(await client.body().then(String), /served.*\[DONE\]/s, name);
+      t.match(await gateway.ended(), { outcome: 'completed', upstream: isFirstBad ? 'other' : 'main', attempts: 2 }, name);
+    }
+  }
+});
+
+t.test('hedge: where both fail, one failure is told; whoever is alone is not held any longer; JSON is not hedged', async (t) => {
+  const both = await start(t, { row: { hedge: '10ms' } });
+  both.client.request(chat);
+  const [first, second] = [await both.main.request(), await both.other.request()];
+  first.connection.reset();
+  second.respond(503, json, '{"error":{"message":"full"}}');
+  t.match((await both.client.head()).status, /^50[23]$/, 'of the one that was heard last');
+  t.match(await both.gateway.ended(), { outcome: /^upstream_(?:error|reset)$/, attempts: 2 });
+
+  const alone = await start(t, { row: { hedge: '10ms' } });
+  alone.client.request(chat);
+  const [left, lost] = [await alone.main.request(), await alone.other.request()];
+  left.startSse();
+  left.event(role);
+  lost.respond(500, json, '{}');
+  t.match(await alone.client.until('assistant'), 'data: ', 'before it has written a word');
+  left.event(content('x'));
+  finishStream(left);
+  await alone.client.body();
+
+  const plain = await start(t, { row: { hedge: '10ms' } });
+  plain.client.request({ ...chat, body: '{"model":"m"}' });
+  const request = await plain.main.request();
+  await new Promise((resolve) => setTimeout(resolve, 60)); // several beats, in which a stream would have been hedged
+  request.respond(200, json, '{}');
+  t.equal((await plain.client.head()).status, 200);
+  t.equal(plain.other.requestCount, 0);
+});
+
+t.test('hedge: a client that leaves in between closes both', async (t) => {
+  const { main, other, gateway, client } = await start(t, { row: { hedge: '10ms' } });
+  client.request(chat);
+  const requests = [await main.request(), await other.request()];
+  requests[0]?.startSse();
+  requests[0]?.event(role);
+  const closings = requests.map(({ connection }) => connection.closed);
+  client.reset();
+  await Promise.all(closings);
+  t.match(await gateway.ended(), { outcome: 'client_closed', attempts: 2 });
+});
+
+t.test('apiKeys: in turn; one that is refused rests, and the call goes on with another', async (t) => {
+  const upstream = { apiKey: undefined, apiKeys: ['sk-a', 'sk-b', 'sk-c'] };
+  const { main, gateway, client } = await start(t, { upstream, row: { upstreams: ['main'] } });
+  const keyOf = ({ headers }: UpstreamRequest) => headers.authorization?.replace('Bearer ', '');
+  const seen: unknown[] = [];
+  for (const [status, headers] of [
+    [200, {}],
+    [429, { 'retry-after': '60' }],
+    [200, {}],
+    [200, {}],
+    [401, {}],
+    [200, {}],
+    [200, {}],
+  ] as const) {
+    client.request(chat);
+    const request = await main.request();
+    seen.push(keyOf(request));
+    request.respond(status, { ...json, ...headers }, '{}');
+    if (status !== 200) {
+      const again = await main.request();
+      seen.push(keyOf(again));
+      again.respond(200, json, '{}');
+    }
+    t.equal((await client.head()).status, 200);
+    await client.body();
+  }
+  t.strictSame(seen, ['sk-a', 'sk-b', 'sk-c', 'sk-a', 'sk-c', 'sk-a', 'sk-c', 'sk-c', 'sk-c']);
+  t.notMatch(gateway.output, /sk-[abc]\b/);
+  t.equal((await gateway.metrics()).value('sluicegate_upstream_attempts_total', { result: 'refused' }), 2);
+
+  // All rest: the last resort is the one that has rested longest, and what it is told is the client's to hear.
+  client.request(chat);
+  (await main.request()).respond(429, { ...json, 'retry-after': '60' }, '{}');
+  t.equal((await client.head()).status, 429);
+});
+
+t.test('apiKeyFile: read again when it changes, also where it is replaced', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'sluicegate-key-'));
+  const file = join(folder, 'key');
+  writeFileSync(file, 'sk-first\n');
+  const { main, client } = await start(t, { upstream: { apiKey: undefined, apiKeyFile: file }, row: { upstreams: ['main'] } });
+  const call = async () => {
+    client.request(chat);
+    const request = await main.request();
+    request.respond(200, json, '{}');
+    await client.body();
+    return request.headers.authorization;
+  };
+  t.equal(await call(), 'Bearer sk-first');
+  writeFileSync(`${file}.new`, 'sk-second-one');
+  renameSync(`${file}.new`, file);
+  let key = await call();
+  for (let tries = 0; key !== 'Bearer sk-second-one' && tries < 100; tries++) {
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    key = await call();
+  }
+  t.equal(key, 'Bearer sk-second-one');
+});
+
+t.test('weights share out first tries; leastBusy goes where the fewest calls are under way', async (t) => {
+  const weighted = await start(t, { row: { upstreams: [{ name: 'main', weight: 3 }, 'other'] } });
+  for (const upstream of [weighted.main, weighted.other]) serve(upstream);
+  const names: unknown[] = [];
+  for (let n = 0; n < 8; n++) names.push(await callOnce(weighted));
+  t.equal(names.join(' '), 'main main other main main main other main');
+
+  const level = await start(t, { row: { balance: 'leastBusy' } });
+  const clients = await Promise.all([1, 2, 3, 4].map(() => connect(level.gateway.port)));
+  for (const [at, client] of clients.entries()) {
+    client.request(chat);
+    while (level.main.requestCount + level.other.requestCount < at + 1) await new Promise((resolve) => setImmediate(resolve));
+  }
+  t.strictSame([level.main.requestCount, level.other.requestCount], [2, 2]);
+  for (const request of [await level.main.request(), await level.main.request()]) request.respond(200, json, '{}');
+  await Promise.all(clients.map((client) => client.destroy()));
+});
+
+t.test('eject: one that fails is put aside while another can serve, one call probes it, and it comes back', async (t) => {
+  const upstream = { eject: { failures: 2, for: '60ms' } };
+  const scene = await start(t, { upstream });
+  const { main, other, gateway } = scene;
+  const up = async () => (await gateway.metrics()).value('sluicegate_upstream_up', { upstream: 'main' });
+  let status = 500;
+  serve(main, () => status);
+  serve(other);
+  t.equal(await up(), 1);
+  t.equal(await callOnce(scene), 'other', 'nobody notices');
+  t.equal(await up(), 1);
+  t.equal(await callOnce(scene), 'other');
+  t.equal(await up(), 0);
+  t.equal(await callOnce(scene), 'other');
+  t.equal(main.requestCount, 2, 'it is left alone');
+
+  status = 200;
+  let name: unknown = 'other';
+  for (let tries = 0; name === 'other' && tries < 200; tries++) {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    name = await callOnce(scene);
+  }
+  t.equal(name, 'main', 'a call probed it');
+  t.equal(await up(), 1);
+});
+
+t.test('eject: where all are aside, all are tried', async (t) => {
+  const { main, gateway, client } = await start(t, { upstream: { eject: { failures: 1, for: '10m' } }, row: { upstreams: ['main'] } });
+  for (let n = 0; n < 3; n++) {
+    client.request(chat);
+    (await main.request()).respond(503, json, '{}');
+    t.equal((await client.head()).status, 503);
+    await client.body();
+  }
+  t.equal((await gateway.metrics()).value('sluicegate_upstream_up', { upstream: 'main' }), 0);
+});
+
+t.test(
+  'GET /v1/models is one list: what would reach an upstream, what the configuration names, and of that what the client may',
+  async (t) => {
+    const models = [
+      { match: 'fast', upstreams: ['other'], rewrite: 'small-1' },
+      { match: 'small-*', upstreams: ['other', 'main'] },
+      { match: 'big-*', upstreams: ['main'] },
+    ];
+    const { main, other, gateway, client } = await start(t, { models: models as object });
+    const list = (...ids: string[]) =>
+      JSON.stringify({ object: 'list', data: ids.map((id) => ({ id, object: 'model', created: 7, owned_by: 'x' })) });
+    client.request({ method: 'GET', target: '/v1/models', headers: { authorization: 'Bearer own' } });
+    const [first, second] = [await main.request(), await other.request()];
+    t.strictSame([first.target, second.target], ['/v1/models', '/v1/models']);
+    t.equal(first.headers.authorization, `Bearer ${UPSTREAM_KEY}`);
+    second.respond(200, { ...json, etag: '"x"' }, list('small-1', 'big-2'));
+    first.respond(200, json, list('big-1', 'small-1', 'unrouted'));
+    const head = await client.head();
+    t.equal(head.status, 200);
+    t.notOk(head.headers.etag);
+    const answer = JSON.parse(await client.body().then(String));
+    t.strictSame(
+      answer.data.map(({ id }: { id: string }) => id),
+      ['big-1', 'small-1', 'unrouted', 'fast'],
+    );
+    t.match(await gateway.ended(), { outcome: 'completed', endpoint: '/v1/models', attempts: 2 });
+
+    const openai = new OpenAI({ baseURL: gateway.baseUrl, apiKey: 'sk-of-the-app', maxRetries: 0 });
+    const listed = openai.models.list();
+    const [again, dead] = [await main.request(), await other.request()];
+    dead.connection.reset();
+    again.respond(200, json, list('big-1'));
+    const ids: string[] = [];
+    for await (const { id } of await listed) ids.push(id);
+    t.strictSame(ids, ['big-1', 'fast'], 'an upstream that is down takes only its own models with it');
+
+    client.request({ method: 'GET', target: '/v1/models' });
+    (await main.request()).respond(500, json, '{"error":{"message":"down"}}');
+    (await other.request()).connection.reset();
+    t.equal((await client.head()).status, 500, 'nothing is made up');
+  },
+);
+
+t.test('calls that name no model go to the first upstream that claims their path', async (t) => {
+  const [main, other] = [await startUpstream(), await startUpstream()];
+  t.teardown(() => Promise.all([main.close(), other.close()]));
+  const gateway = await startTestGateway(t, main.url, {
+    upstreams: { other: { baseUrl: other.url, apiKey: 'sk-other', endpoints: ['/v1/files*', '/v1/audio/*'] } },
+  });
+  const client = await connect(gateway.port);
+  for (const [target, upstream] of [
+    ['/v1/files', other],
+    ['/v1/files/f/content', other],
+    ['/v1/audio/transcriptions', other],
+    ['/v1/batches', main],
+  ] as const) {
+    client.request({ method: 'GET', target });
+    (await upstream.request()).respond(200, json, '{}');
+    await client.body();
+    t.match(await gateway.ended(), { upstream: upstream === main ? 'main' : 'other' }, target);
+  }
+});

@@ -5,6 +5,8 @@ import { join } from 'node:path';
 import OpenAI from 'openai';
 import t, { type Test } from 'tap';
 import { startTestGateway, type TestGateway, UPSTREAM_KEY } from '../support/gateway.ts';
+import { callWhileKilling } from '../support/killed-upstream.ts';
+import { runSluicegate } from '../support/process.ts';
 import { type ScriptedUpstream, startUpstream, type UpstreamRequest } from '../support/upstream.ts';
 import { connect, type WireClient } from '../support/wire.ts';
 
@@ -291,6 +293,26 @@ t.test('eject: where all are aside, all are tried', async (t) => {
     await client.body();
   }
   t.equal((await gateway.metrics()).value('sluicegate_upstream_up', { upstream: 'main' }), 0);
+});
+
+t.test('one of two upstreams is killed under load: no call is lost that had not begun to stream', async (t) => {
+  const demos = [1, 2].map(() => runSluicegate(t, ['demo', '--listen', '127.0.0.1:0']));
+  const [first = '', second = ''] = await Promise.all(demos.map(async (demo) => (await demo.said(/http:\S+/))[0]));
+  const gateway = await startTestGateway(t, first, {
+    upstream: { apiKey: undefined, auth: 'none' },
+    upstreams: { other: { baseUrl: second, auth: 'none' } },
+    models: [{ match: '*', upstreams: ['main', 'other'], balance: 'leastBusy' }] as object,
+  });
+  const run = { seconds: 2, ratePerSecond: 200 };
+  const { calls, killedAtMs } = await callWhileKilling(gateway.baseUrl, run, () => demos[0]?.child.kill('SIGKILL'));
+  t.equal(calls.length, 400);
+  const lost = calls.filter(({ hasBegun, isComplete }) => !hasBegun && !isComplete);
+  t.strictSame(lost, []);
+  t.ok(calls.some(({ upstream, sentAtMs }) => upstream === 'main' && sentAtMs < killedAtMs));
+  t.ok(calls.every(({ upstream, isComplete, sentAtMs }) => sentAtMs < killedAtMs || (upstream === 'other' && isComplete)));
+  const metrics = await gateway.metrics();
+  t.equal(metrics.value('sluicegate_requests_total'), 400);
+  t.equal(metrics.value('sluicegate_upstream_up', { upstream: 'main' }), 0);
 });
 
 t.test(

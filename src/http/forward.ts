@@ -27,7 +27,7 @@ export interface Station extends AnswerParts, EntranceParts {
 }
 
 /** What `connect` says where this machine, not the upstream, has no room: connect(2), socket(2). */
-const OUT_OF_SOCKETS = new Set(['EADDRNOTAVAIL', 'EMFILE', 'ENFILE', 'ENOBUFS']);
+export const OUT_OF_SOCKETS = new Set(['EADDRNOTAVAIL', 'EMFILE', 'ENFILE', 'ENOBUFS']);
 
 /** A request that is on its way. */
 export interface Passage {
@@ -265,6 +265,6 @@ function requestFor({ request, requestTarget, route }: Journey, body: Readable |
 }
 
 /** What metrics call a refusal: its code, and of limits which one it was. */
-function reasonOf({ code, type }: GatewayError): string {
+export function reasonOf({ code, type }: GatewayError): string {
   return code === 'rate_limit_exceeded' ? `${code}_${type}` : code;
 }

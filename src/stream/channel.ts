@@ -58,11 +58,14 @@ export function openChannel(parts: ChannelParts): Channel {
   let state: 'open' | 'closing' | 'over' = 'open';
   let ending: Outcome = 'completed';
   let cause: string | undefined;
+  /** Who said first that it is over; the other only repeats the code. */
+  let saidBy: 'client' | 'upstream' | undefined;
 
   const toClient = createPipe(upstream, client, {
     onChunk(chunk) {
       flow.bytesOut += chunk.length;
       meter.look(chunk);
+      if (down.isClosed) saidBy ??= 'upstream';
     },
     onBlocked: () => parts.onPhase('backpressure'),
     onFree: () => parts.onPhase('stream'),
@@ -71,6 +74,7 @@ export function openChannel(parts: ChannelParts): Channel {
     onChunk(chunk) {
       flow.bytesIn += chunk.length;
       up.read(chunk);
+      if (up.isClosed) saidBy ??= 'client';
     },
   });
 
@@ -82,14 +86,9 @@ export function openChannel(parts: ChannelParts): Channel {
     parts.onOutcome(outcome, cause);
   }
 
-  /** Whether one side has said that the session is over: what follows is no failure. */
-  function isSaid(): boolean {
-    return down.isClosed || up.isClosed;
-  }
-
-  /** How a session ends whose end was said. */
+  /** How a session ends whose end was said: what follows is no failure. */
   function saidOutcome(): Outcome {
-    if (!down.isClosed || GOOD_CODES.has(down.closeCode)) return 'completed';
+    if (saidBy === 'client' || GOOD_CODES.has(down.closeCode)) return 'completed';
     cause = `close_${down.closeCode}`;
     return 'upstream_error_event';
   }
@@ -112,7 +111,7 @@ export function openChannel(parts: ChannelParts): Channel {
 
   function onUpstreamGone(code: 'upstream_truncated' | 'upstream_reset'): void {
     if (state !== 'open') return;
-    if (isSaid()) {
+    if (saidBy !== undefined) {
       endClient(saidOutcome());
       upstream.destroySoon();
     } else {
@@ -127,7 +126,7 @@ export function openChannel(parts: ChannelParts): Channel {
 
   function leave(leftAtMs: number): void {
     if (state === 'over') return;
-    if (state === 'closing' || isSaid()) {
+    if (state === 'closing' || saidBy !== undefined) {
       // The other side may yet hear that it was said.
       upstream.destroySoon();
       client.destroySoon();

@@ -485,11 +485,13 @@ t.test('F9 frames that are none: the bytes go through, the meter is off, and the
   t.equal((await gateway.metrics()).value('sluicegate_meter_faults_total', { fault: 'framing' }), 1);
 });
 
+/** What clients in this process trust. */
+const trusted = createCertificate();
+setDefaultCACertificates([...getCACertificates('default'), trusted.cert]);
+
 /** TLS before a gateway, which the SDK insists on; its base URL there. */
 async function behindTls(t: Test, gateway: TestGateway): Promise<string> {
-  const { key, cert } = createCertificate();
-  setDefaultCACertificates([...getCACertificates('default'), cert]);
-  const terminator = createTlsServer({ key, cert }, (socket) => {
+  const terminator = createTlsServer(trusted, (socket) => {
     const inner = connectTcp(gateway.port, '127.0.0.1');
     socket.pipe(inner).pipe(socket);
     for (const end of [socket, inner]) end.on('error', () => void [socket.destroy(), inner.destroy()]);
@@ -543,7 +545,7 @@ t.test('the official SDK’s client for Azure', async (t) => {
   const scene = await start(t, { upstream: { auth: 'api-key' }, clients: [clientOf(KEY, { models: ['voice'] })] });
   const azure = new AzureOpenAI({ endpoint: await behindTls(t, scene.gateway), apiKey: KEY, apiVersion: '2026-01-01' });
   const realtime = await OpenAIRealtimeWS.azure(azure, { deploymentName: 'voice' });
-  const session = await scene.upstream.session();
+  const [session] = await Promise.all([scene.upstream.session(), once(realtime.socket, 'open')]);
   const [{ url, headers } = {}] = scene.upstream.requests;
   t.match([url, headers?.['api-key']], ['/openai/v1/realtime?model=voice', UPSTREAM_KEY]);
   realtime.close();

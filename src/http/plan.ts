@@ -98,6 +98,8 @@ export function createPlanner(config: Config, asker: Asker): Planner {
       const { path, query } = entrant.requestTarget;
       const permit = permitFor(entrant);
       const model = modelOfPath(path) ?? modelOfQuery(query);
+      // Over any other WebSocket, such as that of Responses, models are named in messages.
+      if (permit !== undefined && entrant.endpoint !== '/v1/realtime') throw new GatewayError('model_not_allowed');
       if (permit !== undefined) checkPermit(permit, entrant.requestTarget, model);
       return router.route(model);
     },

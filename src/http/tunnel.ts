@@ -1,5 +1,6 @@
 // The other route: a request for a WebSocket goes up, and where the upstream takes it, the two connections become one.
 import type { Socket } from 'node:net';
+import type { Upstream } from '../config.ts';
 import { detailOf, type ErrorCode, GatewayError } from '../errors.ts';
 import type { Outcome, Phase } from '../exchange.ts';
 import { type Channel, openChannel } from '../stream/channel.ts';
@@ -28,6 +29,7 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
   const { exchange, request, response } = journey;
   const { clock, ledger, metrics, config } = station;
   const { socket } = request;
+  let { upstream } = journey.route;
   let call: UpstreamCall | undefined;
   /** Of an upstream that refuses. */
   let answer: Answer | undefined;
@@ -58,14 +60,13 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
 
   function refuseWith(error: GatewayError, outcome: Outcome): void {
     exchange.status = error.row.status;
-    const { upstream } = exchange;
-    const served = upstream === undefined ? [] : ['x-sluicegate-upstream', upstream];
+    const served = exchange.upstream === undefined ? [] : ['x-sluicegate-upstream', exchange.upstream];
     refuse(response, error, ['x-request-id', exchange.requestId, ...served, ...journey.ownHeaders]);
     settle(outcome);
   }
 
   function failAttempt(code: 'upstream_unreachable' | 'upstream_reset' | 'upstream_timeout' | 'overloaded', outcome: Outcome): void {
-    metrics.attempt(journey.route.upstream.name, code);
+    metrics.attempt(upstream.name, code);
     fail(code, outcome);
   }
 
@@ -80,13 +81,13 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
   function tellAnswered(status: number): void {
     exchange.ttfbMs = clock.now() - exchange.startedAtMs;
     exchange.status = status;
-    metrics.attempt(journey.route.upstream.name, 'ok');
-    metrics.response(journey.route.upstream.name, status);
+    metrics.attempt(upstream.name, 'ok');
+    metrics.response(upstream.name, status);
   }
 
   function onRefused(status: number, headers: HeaderList): void {
     tellAnswered(status);
-    if (status === 401 && isKeyInjected(journey.route.upstream)) {
+    if (status === 401 && isKeyInjected(upstream)) {
       fail('upstream_auth', 'upstream_error');
       return;
     }
@@ -100,9 +101,13 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
   }
 
   function onSwitch(headers: HeaderList, upstreamSocket: Socket): void {
-    const { upstream } = journey.route;
     tellAnswered(101);
-    const traits = { status: 101, upstream: upstream.name, requestId: exchange.requestId, key: upstream.apiKeys[0] };
+    const traits = {
+      status: 101,
+      upstream: upstream.name,
+      requestId: exchange.requestId,
+      key: isKeyInjected(upstream) ? upstream.apiKeys[0] : undefined,
+    };
     const head = responseHead(headers, { ...traits, isCorsOurs: config.server.cors !== undefined, own: journey.ownHeaders });
     exchange.requestId = head.requestId;
     exchange.phase = 'stream';
@@ -132,7 +137,7 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
 
   function judge(nowMs: number): void {
     const ageMs = nowMs - exchange.startedAtMs;
-    const { timeouts } = journey.route.upstream;
+    const { timeouts } = upstream;
     if (ageMs > timeouts.totalMs) {
       fail(channel === undefined && answer === undefined ? 'upstream_timeout' : 'upstream_total_timeout', 'timeout_total');
       if (!isOver) (channel ?? answer?.relay)?.judge(nowMs);
@@ -166,6 +171,7 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
 
   async function enter(): Promise<void> {
     journey.route = station.planner.routeSession(journey);
+    ({ upstream } = journey.route);
     exchange.model = journey.route.match;
     exchange.price = journey.route.price;
     // Nothing is known of what it will use: it is debited as its responses end.
@@ -177,11 +183,10 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
   }
 
   function callUpstream(): void {
-    const { upstream } = journey.route;
     exchange.upstream = upstream.name;
     exchange.attempts += 1;
     calledAtMs = clock.now();
-    call = station.clientOf(upstream).send(requestFor(journey), {
+    call = station.clientOf(upstream).send(requestFor(journey, upstream), {
       onStart() {
         connectedAtMs = clock.now();
         metrics.overhead('request', (connectedAtMs - exchange.startedAtMs) / 1000);
@@ -215,8 +220,7 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
   else void enter().catch((failure: unknown) => fail(asGatewayError(failure, station.onFault), 'rejected'));
 }
 
-function requestFor({ request, requestTarget, route }: Journey): UpstreamRequest {
-  const { upstream } = route;
+function requestFor({ request, requestTarget }: Journey, upstream: Upstream): UpstreamRequest {
   const { pathname } = new URL(upstream.baseUrl);
   return {
     method: 'GET',
@@ -233,9 +237,9 @@ function holdEarly(socket: Socket, onTooMuch: () => void): { putBack(): void } {
   let heldBytes = 0;
 
   function hold(chunk: Buffer): void {
-    held.push(chunk);
     heldBytes += chunk.length;
-    if (heldBytes > MAX_EARLY_BYTES) onTooMuch();
+    if (heldBytes <= MAX_EARLY_BYTES) held.push(chunk);
+    else onTooMuch();
   }
   socket.on('data', hold);
   return {

@@ -40,6 +40,14 @@ const done = (input: number, output: number) =>
   JSON.stringify({ type: 'response.done', response: { usage: { input_tokens: input, output_tokens: output } } });
 const delta = (text: string) => JSON.stringify({ type: 'response.output_text.delta', response_id: 'r', delta: text });
 
+async function eventually(what: string, isSo: () => Promise<boolean>): Promise<void> {
+  for (let looks = 0; looks < 1000; looks++) {
+    if (await isSo()) return;
+    await delayFor(5);
+  }
+  throw new Error(`waited in vain until ${what}`);
+}
+
 async function active(gateway: TestGateway): Promise<number | undefined> {
   return (await gateway.metrics()).value('sluicegate_upstream_connections', { state: 'active' });
 }
@@ -149,6 +157,7 @@ t.test('D8 D21 what may not pass is refused as any request is, before anything g
     ['another model', gateway, { ...authorized, target: '/v1/realtime?model=gpt-4o' }, 403, 'model_not_allowed'],
     ['no model', gateway, { ...authorized, target: '/v1/realtime?intent=transcription' }, 403, 'model_not_allowed'],
     ['another deployment', gateway, { ...authorized, target: '/openai/realtime?deployment=gpt-4o' }, 403, 'model_not_allowed'],
+    ['messages that name models', gateway, { ...authorized, target: '/v1/responses?model=gpt-realtime' }, 403, 'model_not_allowed'],
     ['two models', gateway, { ...authorized, target: '/v1/realtime?model=gpt-realtime&Deployment=x' }, 400, 'invalid_request'],
     ['another path', gateway, { ...authorized, target: '/v2/realtime?model=gpt-realtime' }, 404, 'not_found'],
     ['a page', anonymous, { origin: 'https://evil.example' }, 403, 'forbidden_origin'],
@@ -181,6 +190,7 @@ t.test('B11 B12 D10 an upstream that refuses: its answer goes down, but for a 40
     t.match(await gateway.ended(), { outcome, status: seen, attempts: 1 });
   }
   t.equal(await active(gateway), 0);
+  t.equal((await gateway.metrics()).value('sluicegate_upstream_connections', { state: 'idle' }), 0, 'each was closed');
 });
 
 t.test('B1 B2 B3 an upstream that cannot be reached, or does not answer, in time', async (t) => {
@@ -351,7 +361,7 @@ t.test('limits: streams, requests, tokens of each response.done, and the budget 
   const left = async (limit: string) => (await gateway.metrics()).value('sluicegate_limit_remaining', { client: 'team', limit });
   session.socket.send(done(30, 10));
   session.socket.send(done(5, 15));
-  while ((await left('tokens')) !== 40) await delayFor(5); // debited while it runs
+  await eventually('it is debited while it runs', async () => (await left('tokens')) === 40);
   t.equal(await left('budget'), 90);
   client.socket.close();
   await client.closed;
@@ -406,7 +416,7 @@ t.test('F1 F2 a drain: a session may end by itself, then it is closed with 1012;
   const patient = await start(t, { server: { drain: '10s' } });
   const one = await open(t, patient);
   const drained = patient.gateway.drain();
-  while ((await fetch(`${patient.gateway.opsUrl}/readyz`)).ok) await delayFor(5);
+  await eventually('it drains', async () => !(await fetch(`${patient.gateway.opsUrl}/readyz`)).ok);
   one.session.socket.send('still here');
   t.equal(String(await one.client.next()), 'still here');
   one.client.socket.close();
@@ -419,7 +429,8 @@ t.test('F1 F2 a drain: a session may end by itself, then it is closed with 1012;
   mute.client.socket.pause();
   const flood = setInterval(() => mute.session.socket.bufferedAmount < 1e6 && mute.session.socket.send(Buffer.alloc(500_000)), 5);
   t.teardown(() => clearInterval(flood));
-  while ((await hasty.gateway.metrics()).value('sluicegate_relayed_bytes_total', { direction: 'out' })! < 1e6) await delayFor(5);
+  const relayed = async () => (await hasty.gateway.metrics()).value('sluicegate_relayed_bytes_total', { direction: 'out' }) ?? 0;
+  await eventually('its buffers fill', async () => (await relayed()) > 1e6);
   const beganAtMs = performance.now();
   await hasty.gateway.drain();
   t.ok(performance.now() - beganAtMs < 2000, `drained in ${performance.now() - beganAtMs} ms`);

@@ -172,13 +172,18 @@ t.test('a response that was under way is counted, on top of what was reported', 
   t.match(meter.session, { finished: { input: 100, output: 50 }, underWay: { contentCount: 2, textLength: 18 } });
   t.match(await meter.usage(), { input: 100, output: 54, inputSource: 'running', outputSource: 'counted' });
   t.match(await watch(delta('one two')).usage(), { input: 0, output: 2, inputSource: undefined, outputSource: 'counted' });
+  t.match(await watch(delta('one two'), done(null)).usage(), { output: 2, outputSource: 'counted' }, 'nor was its usage told');
   t.equal(await watch(event('session.created'), encode(text('no JSON')), encode(text('[]'))).usage(), undefined);
 });
 
-t.test('audio is counted as content without being parsed; the Responses API over a WebSocket is read as well', async (t) => {
+t.test('audio is content without text; the Responses API over a WebSocket is read as well', async (t) => {
   const audio = event('response.output_audio.delta', { response_id: 'r', delta: 'A'.repeat(10_000) });
-  const meter = watch(audio, audio, event('response.completed', { response: { usage: { input_tokens: 7, output_tokens: 5 } } }));
-  t.match(meter, { contentCount: 2, textLength: 0 });
+  const meter = watch(
+    audio,
+    audio,
+    event('response.completed', { response: { model: 'gpt-5', usage: { input_tokens: 7, output_tokens: 5 } } }),
+  );
+  t.match(meter, { contentCount: 2, textLength: 0, model: 'gpt-5' });
   t.match(await meter.usage(), { input: 7, output: 5, outputSource: 'reported' });
 });
 

@@ -31,8 +31,6 @@ export interface SessionReader {
 /** https://platform.openai.com/docs/api-reference/realtime-server-events, and the terminal events of Responses. */
 const TERMINAL = new Set(['response.done', 'response.completed', 'response.incomplete', 'response.failed']);
 const HEARD = 'conversation.item.input_audio_transcription.completed';
-/** By far the most bytes of a session: base64, 300 µs of JSON.parse for each of 100 KB, and nothing in it to be read. */
-const AUDIO = /^\{[^{}[\]]{0,200}?"type": ?"response\.(?:output_)?audio\.delta"/;
 
 export function createSessionReader(): SessionReader {
   let finished: Usage | undefined;
@@ -42,21 +40,24 @@ export function createSessionReader(): SessionReader {
   let lengthBefore = 0;
   let hasEvents = false;
 
-  function finish(usage: unknown): void {
-    add(usage);
+  /** A response without a usage stays what it was: its text may have to be counted. */
+  function finish(reported: unknown): void {
+    if (!add(reported)) return;
     contentBefore += underWay.contentCount;
     lengthBefore += underWay.textLength;
     underWay = createUnfinished(model);
   }
 
-  function add(reported: unknown): void {
+  function add(reported: unknown): boolean {
     const usage = readSessionUsage(reported);
     if (usage !== undefined) finished = finished === undefined ? usage : sumOf(finished, usage);
+    return usage !== undefined;
   }
 
   function interpret(event: JsonObject, type: string): void {
     const { session, response } = event;
-    if (model === undefined && isObject(session) && typeof session.model === 'string') model = underWay.model = session.model;
+    const named = isObject(session) ? session.model : isObject(response) ? response.model : undefined;
+    if (model === undefined && typeof named === 'string') model = underWay.model = named;
     if (TERMINAL.has(type)) finish(isObject(response) ? response.usage : undefined);
     else if (type === HEARD) add(event.usage);
     else if (type.startsWith('response.')) underWay.read(type, event);
@@ -64,11 +65,6 @@ export function createSessionReader(): SessionReader {
 
   return {
     read(data) {
-      if (AUDIO.test(data)) {
-        underWay.contentCount += 1;
-        hasEvents = true;
-        return;
-      }
       const event = parse(data);
       if (event === undefined || typeof event.type !== 'string') return;
       hasEvents = true;

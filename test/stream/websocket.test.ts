@@ -1,5 +1,6 @@
 // The frames of a WebSocket, however their bytes are cut, and what is read of a session in passing.
 import t from 'tap';
+import { costOf } from '../../src/spending.ts';
 import { createSessionMeter } from '../../src/stream/session.ts';
 import { createTokenizer } from '../../src/stream/tokens.ts';
 import { closeFrame, createFrameReader, textFrame } from '../../src/stream/websocket.ts';
@@ -165,6 +166,12 @@ t.test('B33 each response of a session has its own usage: they are added up', as
     inputSource: 'reported',
     outputSource: 'reported',
   });
+});
+
+t.test('audio that was cached costs what is cached, and not a second time what audio does', async (t) => {
+  const used = await watch(done(USAGE)).usage();
+  const price = { input: 1, cachedInput: 0.5, audioInput: 10, output: 2, audioOutput: 20, cacheWrite: undefined };
+  t.equal(used && costOf(used, price), 1000 * (25 * 1 + 20 * 0.5 + 55 * 10 + 10 * 2 + 40 * 20));
 });
 
 t.test('a response that was under way is counted, on top of what was reported', async (t) => {

@@ -17,11 +17,12 @@ import { serveHealth } from './http/health.ts';
 import { createRoom } from './http/held.ts';
 import { createLeases } from './http/leases.ts';
 import { createLimiter } from './http/limits.ts';
-import { asGatewayError, createListener } from './http/listener.ts';
+import { asGatewayError, createListener, isUpgraded } from './http/listener.ts';
 import { createNotice } from './http/notice.ts';
 import { serveOps } from './http/ops.ts';
 import { createPlanner } from './http/plan.ts';
 import { refuse } from './http/refuse.ts';
+import { tunnel } from './http/tunnel.ts';
 import { openLimitStore } from './limits/open.ts';
 import type { LimitStore } from './limits/store.ts';
 import { createClock } from './stream/clock.ts';
@@ -254,7 +255,8 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
       ...{ exchange, requestTarget, client, endpoint: exchange.endpoint },
       ...{ request: request.raw, response: reply.raw, ownHeaders: pluginHeaders(reply) },
     };
-    forward(journey, station, limiter.admit(request, exchange, client));
+    const begin = isUpgraded(request.raw) ? tunnel : forward;
+    begin(journey, station, limiter.admit(request, exchange, client));
   }
 
   async function serveClients(): Promise<void> {

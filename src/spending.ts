@@ -12,6 +12,8 @@ export interface Seen {
   readonly contentCount: number;
   /** UTF-8 bytes of output text. */
   readonly textLength: number;
+  /** Of a session of several responses: what those used that are over, and what has been seen of the one under way. */
+  readonly session?: { readonly finished: Usage | undefined; readonly underWay: Seen };
 }
 
 /** A request that is under way. */
@@ -52,7 +54,16 @@ export function reserveFor(promptBytes: number, maxOutputTokens: number, price: 
 
 /** What a request has used so far, about: nothing before its answer has begun. */
 export function spentSoFar({ meter, bytesIn, price }: Running): Amount {
+  if (meter?.session !== undefined) return spentInSession(meter.session, price);
   return meter === undefined ? NOTHING_SPENT : reserveFor(bytesIn, outputSoFar(meter), price);
+}
+
+/** Its input is audio, of whose bytes no tokens can be told: it counts once a response has told of it. */
+function spentInSession({ finished, underWay }: NonNullable<Seen['session']>, price: Price | undefined): Amount {
+  const { tokens, nanoUsd } = reserveFor(0, outputSoFar(underWay), price);
+  if (finished === undefined) return { tokens, nanoUsd };
+  const cost = price === undefined ? 0 : costOf(finished, price);
+  return { tokens: tokens + finished.input + finished.output, nanoUsd: nanoUsd + cost };
 }
 
 /** What a request has used in all, once its tokens are known. */
@@ -67,7 +78,8 @@ const NOTHING_SPENT: Amount = { tokens: 0, nanoUsd: 0 };
  * output like any other (all providers' price lists).
  */
 export function costOf(usage: Usage, price: Price): number {
-  const { input, output, cachedInput, cacheWrite, audioInput, audioOutput } = usage;
+  const { input, output, cachedInput, cacheWrite, audioOutput, cachedAudioInput = 0 } = usage;
+  const audioInput = Math.max(0, usage.audioInput - cachedAudioInput);
   const plainInput = Math.max(0, input - cachedInput - cacheWrite - audioInput);
   const cost =
     plainInput * price.input +

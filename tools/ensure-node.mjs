@@ -5,7 +5,7 @@ import { existsSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 const [major, minor] = process.versions.node.split('.').map(Number);
-if (major > 22 || (major === 22 && minor >= 19)) process.exit(0);
+if (major > 22 || (major === 22 && minor >= 21)) process.exit(0);
 
 const binFolder = new URL('../node_modules/.bin/', import.meta.url);
 if (!existsSync(binFolder)) {
@@ -15,7 +15,7 @@ if (!existsSync(binFolder)) {
 const nested = new URL('./node/', import.meta.url);
 const binary = new URL('./node/node_modules/.bin/node', import.meta.url);
 if (!existsSync(binary)) {
-  console.error(`Node ${process.versions.node} is too old (22.19 or newer is needed): fetching a newer one into tools/node`);
+  console.error(`Node ${process.versions.node} is too old (22.21 or newer is needed): fetching a newer one into tools/node`);
   // npm's own settings of the outer run (its prefix above all) would send the nested install to the wrong folder.
   const env = Object.fromEntries(
     Object.entries(process.env).filter(([name]) => !/^npm_(?!config_(registry|cache|userconfig)$)/i.test(name)),

@@ -8,6 +8,7 @@ import { GatewayError } from '../errors.ts';
 import { createExchange, type Exchange } from '../exchange.ts';
 import { routeEndpoint } from '../upstream/endpoints.ts';
 import { judgeTarget, type RequestTarget } from '../upstream/target.ts';
+import { isUpgraded } from './listener.ts';
 
 /** A request that may go upstream, as far as its head tells. */
 export interface Admitted {
@@ -70,9 +71,8 @@ export function admit(request: FastifyRequest, exchange: Exchange, gates: Gates)
   if (client === undefined) gates.guard(raw);
   else exchange.client = client.name;
   if (gates.isDraining()) throw new GatewayError('overloaded', 'The gateway is shutting down.');
-  // Any other protocol that is offered, such as h2c, need not be taken (RFC 9110 7.8).
-  if (/\bwebsocket\b/i.test(raw.headers.upgrade ?? '')) {
-    throw new GatewayError('invalid_request', 'Upgrades (WebSocket) are not forwarded yet.');
+  if (/\bwebsocket\b/i.test(raw.headers.upgrade ?? '') && !isUpgraded(raw)) {
+    throw new GatewayError('invalid_request', 'This is no opening handshake of a WebSocket (RFC 6455 4.2.1).');
   }
   if (Number(raw.headers['content-length'] ?? 0) > gates.config.server.maxRequestBodyBytes) throw new GatewayError('request_too_large');
   return { requestTarget: verdict.target, client };

@@ -1,15 +1,18 @@
 // One try at one upstream: the call, its clocks, and what the upstream's health and keys learn from it.
 import type { IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
 import type { Upstream } from '../config.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { Exchange, Outcome, Phase } from '../exchange.ts';
 import type { Clock } from '../stream/clock.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
 import type { UpstreamCall, UpstreamFailure, UpstreamRequest } from '../upstream/client.ts';
+import { handshakeHeaders } from '../upstream/handshake.ts';
 import { type HeaderList, isKeyInjected, requestHeaders } from '../upstream/headers.ts';
 import type { Outlet } from '../upstream/outlet.ts';
 import { upstreamPath } from '../upstream/target.ts';
 import type { Taker } from './asking.ts';
+import { isUpgraded } from './listener.ts';
 import type { Edit } from './plan.ts';
 
 /** Why a try has come to nothing. */
@@ -38,6 +41,8 @@ export interface AttemptEvents {
   onPhase(phase: Phase): void;
   /** The answer begins. Returns who takes its body. */
   onHead(status: number, headers: HeaderList): Taker | undefined;
+  /** The upstream takes the WebSocket that it was asked for: its connection is the caller's. */
+  onSwitch?(headers: HeaderList, socket: Socket): void;
   /** There will be no answer, or no more of it. */
   onFail(failure: AttemptFailure): void;
 }
@@ -77,14 +82,17 @@ export function isRefusal(status: number, upstream: Upstream): boolean {
 
 /** What goes up: the client's request as this upstream gets it. */
 export function requestFor(
-  { method = 'GET', rawHeaders }: IncomingMessage,
+  request: IncomingMessage,
   { upstream, key, edit, body }: Pick<Attempt, 'upstream' | 'key' | 'edit'> & { readonly body: UpstreamRequest['body'] },
 ): UpstreamRequest {
+  const { method = 'GET', rawHeaders } = request;
   const { pathname } = new URL(upstream.baseUrl);
+  const path = upstreamPath(edit.requestTarget, pathname === '/' ? '' : pathname, upstream.query);
+  if (isUpgraded(request)) return { method, path, headers: handshakeHeaders(rawHeaders, upstream, key), body, upgrade: 'websocket' };
   const headers = requestHeaders(rawHeaders, upstream, key);
   return {
     method,
-    path: upstreamPath(edit.requestTarget, pathname === '/' ? '' : pathname, upstream.query),
+    path,
     // A body that was held has the length that it has.
     headers: Buffer.isBuffer(body) ? headers.filter((_, at) => headers[at - (at % 2)]?.toLowerCase() !== 'content-length') : headers,
     body,
@@ -120,6 +128,13 @@ export function createAttempt(parts: AttemptParts, events: AttemptEvents): Attem
         events.onPhase('headers');
       },
       onHead,
+      onSwitch(headers, socket) {
+        isHeadDue = false;
+        metrics.response(upstream.name, 101);
+        trial.answered();
+        trial.close();
+        events.onSwitch?.(headers, socket);
+      },
       onChunk: (bytes) => taker?.chunk(bytes),
       onEnd() {
         trial.close();

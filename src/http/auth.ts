@@ -2,9 +2,9 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import type { Client, Config } from '../config.ts';
 import { GatewayError } from '../errors.ts';
+import { KEY_SUBPROTOCOL } from '../upstream/handshake.ts';
 import { credentialHeaders } from '../upstream/headers.ts';
 
-const KEY_SUBPROTOCOL = 'openai-insecure-api-key.';
 /** Longer than any key that a provider or `sluicegate key` makes; nothing longer is hashed. */
 const MAX_KEY_LENGTH = 512;
 
@@ -50,7 +50,6 @@ function presentedKey(rawHeaders: readonly string[], accepted: readonly string[]
   return key;
 }
 
-/** Browsers can set no header on a WebSocket: a key comes as one of the subprotocols (OpenAI, "Realtime API with WebSocket"). */
 function keysOfSubprotocols(value: string): string[] {
   const protocols = value.split(',').map((protocol) => protocol.trim());
   return protocols.filter((protocol) => protocol.startsWith(KEY_SUBPROTOCOL)).map((protocol) => protocol.slice(KEY_SUBPROTOCOL.length));

@@ -222,13 +222,13 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
     };
     tries =
       plan.merges === undefined
-        ? createTries(journey, { plan, entrance }, station, events)
+        ? createTries(journey, { plan, cargo: entrance }, station, events)
         : gatherModels(journey, plan.merges, station, events);
     tries.begin();
   }
 }
 
 /** What metrics call a refusal: its code, and of limits which one it was. */
-function reasonOf({ code, type }: GatewayError): string {
+export function reasonOf({ code, type }: GatewayError): string {
   return code === 'rate_limit_exceeded' ? `${code}_${type}` : code;
 }

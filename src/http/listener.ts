@@ -1,13 +1,5 @@
 // A Fastify application on a listener of its own, with the form of errors and the bounds that all listeners share.
-import {
-  createServer,
-  type IncomingMessage,
-  METHODS,
-  type RequestListener,
-  type Server,
-  type ServerResponse,
-  STATUS_CODES,
-} from 'node:http';
+import { createServer, type IncomingMessage, METHODS, type RequestListener, type Server, ServerResponse, STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
 import { type FastifyInstance, fastify } from 'fastify';
 import { detailOf, type ErrorCode, errorBody, errorTable, GatewayError } from '../errors.ts';
@@ -74,6 +66,8 @@ export function createListener(options: ListenerOptions): FastifyInstance {
         // Judged with the rest of the request, so that its refusal has a body too.
         requireHostHeader: false,
         noDelay: true,
+        // Any other protocol that is offered need not be taken (RFC 9110 7.8): the request is one like any other.
+        shouldUpgradeCallback: (request) => isHandshake(request) && !answers.has(request.socket),
       });
       // Who half-closes has left, which is for whoever answers it to act on: Node would close a thousand sockets in one turn.
       Reflect.set(server, 'httpAllowHalfOpen', true);
@@ -101,6 +95,22 @@ export function createListener(options: ListenerOptions): FastifyInstance {
 
 /** The answer that is under way on a socket, or the last in line. */
 const answers = new WeakMap<Socket, ServerResponse>();
+
+/** Requests whose connections are no longer read as HTTP. */
+const upgraded = new WeakSet<IncomingMessage>();
+
+/** Whether a request asks for a WebSocket on a connection that can become one. What the client sends next is still unread. */
+export function isUpgraded(request: IncomingMessage): boolean {
+  return upgraded.has(request);
+}
+
+/** The opening handshake of a WebSocket (RFC 6455 4.2.1). */
+function isHandshake({ method, httpVersion, headers }: IncomingMessage): boolean {
+  const { upgrade = '', 'sec-websocket-key': key = '', 'sec-websocket-version': version } = headers;
+  const isBodiless = headers['transfer-encoding'] === undefined && Number(headers['content-length'] ?? 0) === 0;
+  const isGet = method === 'GET' && httpVersion === '1.1' && isBodiless;
+  return isGet && /\bwebsocket\b/i.test(upgrade) && version === '13' && /^[A-Za-z0-9+/]{22}==$/.test(key);
+}
 
 /** Hands on what is a request beyond doubt, and lets a closed server's connections go as soon as they have their answer. */
 function takeRequests(server: Server, handler: RequestListener, options: ListenerOptions): Server {
@@ -133,6 +143,16 @@ function takeRequests(server: Server, handler: RequestListener, options: Listene
     socket.once('close', () => silent.delete(socket));
   });
   server.on('request', take);
+  server.on('upgrade', (request: IncomingMessage, socket: Socket, head: Buffer) => {
+    const response = new ServerResponse(request);
+    response.assignSocket(socket);
+    // Node has taken its own listeners away.
+    socket.on('error', () => undefined);
+    response.once('finish', () => socket.destroySoon());
+    if (head.length > 0) socket.unshift(head);
+    upgraded.add(request);
+    take(request, response);
+  });
   const { close } = server;
   server.close = (done) => {
     // Whoever is being answered learns with the head that this connection takes no further request.

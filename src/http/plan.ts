@@ -57,11 +57,23 @@ export interface Planner {
    * @throws GatewayError `invalid_request` where the body does not name one model beyond doubt, `model_not_allowed`
    */
   plan(entrant: Entrant, call: Call | undefined): Plan;
+  /**
+   * Where a WebSocket goes: its model stands in the path, or in the query.
+   * @throws GatewayError `invalid_request` where the query does not name one model beyond doubt, `model_not_allowed`
+   */
+  planSession(entrant: Entrant): Plan;
 }
 
 /** Calls whose model stands in a JSON body: some upstreams read it whatever the content type says, and so past routes and prices. */
 function isJsonCall({ method }: IncomingMessage, { path }: RequestTarget): boolean {
   return method === 'POST' && /\/(?:completions|responses|messages|embeddings)(?:[/;]|$)/i.test(decodeFully(path));
+}
+
+/** The model that a query names, as OpenAI (`model`) and Azure (`deployment`) have it. Some servers ignore the case of such names. */
+function modelOfQuery(query: string | undefined): string | undefined {
+  const named = [...new URLSearchParams(query)].filter(([name]) => /^(?:model|deployment)$/i.test(name));
+  if (named.length > 1) throw new GatewayError('invalid_request', 'The query must name one model.');
+  return named[0]?.[1];
 }
 
 export function createPlanner(config: Config, asker: Asker): Planner {
@@ -130,6 +142,21 @@ export function createPlanner(config: Config, asker: Asker): Planner {
         shows: isModelList(request.method, endpoint) ? permitOf(client)?.allows : undefined,
         merges: isMerged && isModelList(request.method, endpoint) && request.method === 'GET' ? merge : undefined,
         edit: (target) => edit(entrant, call, target),
+      };
+    },
+    planSession(entrant) {
+      const { path, query } = entrant.requestTarget;
+      const permit = permitFor(entrant);
+      const model = modelOfPath(path) ?? modelOfQuery(query);
+      // Over any other WebSocket, such as that of Responses, models are named in messages.
+      if (permit !== undefined && entrant.endpoint !== '/v1/realtime') throw new GatewayError('model_not_allowed');
+      if (permit !== undefined) checkPermit(permit, entrant.requestTarget, model);
+      return {
+        route: router.route(model, path),
+        mayMove: true,
+        shows: undefined,
+        merges: undefined,
+        edit: (target) => edit(entrant, undefined, target),
       };
     },
   };

@@ -1,6 +1,7 @@
 // The tries that one request takes, before the first byte of an answer has gone down: the next target where one fails, the next one
 // too where its first token is late, and no upstream asked twice that may have done the work already.
 
+import type { Socket } from 'node:net';
 import type { Upstream } from '../config.ts';
 import type { Exchange, Phase } from '../exchange.ts';
 import type { Clock } from '../stream/clock.ts';
@@ -35,6 +36,8 @@ export interface TriesEvents {
   onPhase(phase: Phase): void;
   /** This answer is the one. Returns who takes its body. */
   onAnswer(attempt: Attempt, status: number, headers: HeaderList): Taker | undefined;
+  /** This upstream takes the WebSocket that was asked for. */
+  onSwitch?(attempt: Attempt, headers: HeaderList, socket: Socket): void;
   /** The last try has come to nothing, or the answer that was taken has broken off. */
   onFail(failure: AttemptFailure): void;
 }
@@ -49,6 +52,9 @@ export interface Tries {
   /** Ends all tries at once; `onClosed` runs when the leading one's socket is closed. */
   abort(onClosed?: () => void): void;
 }
+
+/** What is sent. */
+export type Cargo = Pick<Entrance, 'canRepeat' | 'bodyBytes' | 'isStream' | 'body'>;
 
 /** So much of an answer is held until it is worth taking: start-up frames are short, and a longer one is no error. */
 const MAX_HELD_BYTES = 256 * 1024;
@@ -69,17 +75,17 @@ interface Held {
 /** @param journey the request and its record, which is told of every try */
 export function createTries(
   journey: Entrant & { readonly exchange: Exchange },
-  { plan, entrance }: { readonly plan: Plan; readonly entrance: Entrance },
+  { plan, cargo }: { readonly plan: Plan; readonly cargo: Cargo },
   parts: TriesParts,
   events: TriesEvents,
 ): Tries {
   const { exchange, request, requestTarget } = journey;
   const { clock, metrics, asker } = parts;
   const { route } = plan;
-  const canRepeat = entrance.canRepeat && entrance.bodyBytes <= route.replayBytes;
+  const canRepeat = cargo.canRepeat && cargo.bodyBytes <= route.replayBytes;
   const [first, ...others] = parts.balance.order(route);
   const queue = canRepeat && plan.mayMove ? others : [];
-  const isHedged = Number.isFinite(route.hedgeMs) && queue.length > 0 && entrance.isStream();
+  const isHedged = Number.isFinite(route.hedgeMs) && queue.length > 0 && cargo.isStream();
   /** Under way, and without an answer that was taken or passed over; those that are held with what they have said. */
   const live = new Map<Attempt, Held | undefined>();
   const dropped = new Map<Attempt, number>();
@@ -99,7 +105,7 @@ export function createTries(
         outlet,
         key,
         edit,
-        request: requestFor(request, { upstream, key, edit, body: entrance.body(edit.splices) }),
+        request: requestFor(request, { upstream, key, edit, body: cargo.body(edit.splices) }),
       },
       {
         onStart() {
@@ -110,6 +116,10 @@ export function createTries(
           if (attempt === leading() && !events.hasBegun()) events.onPhase(phase);
         },
         onHead: (status, headers) => judgeHead(attempt, target, status, headers),
+        onSwitch(headers, socket) {
+          take(attempt);
+          events.onSwitch?.(attempt, headers, socket);
+        },
         onFail: (failure) => lose(attempt, failure),
       },
     );
@@ -154,13 +164,17 @@ export function createTries(
   }
 
   function win(attempt: Attempt, status: number, headers: HeaderList): Taker | undefined {
+    take(attempt);
+    return events.onAnswer(attempt, status, headers);
+  }
+
+  function take(attempt: Attempt): void {
     winner = attempt;
     live.delete(attempt);
     for (const [rival, held] of live) giveUp(rival, held);
     attempt.tell('ok');
     exchange.upstream = attempt.upstream.name;
     exchange.cause = undefined;
-    return events.onAnswer(attempt, status, headers);
   }
 
   /** It may have written already, and will be paid for. */

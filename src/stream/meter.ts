@@ -174,7 +174,7 @@ interface TextCounter {
 }
 
 /** Counts a reader's texts, each apart, in slices that are cut where tokens begin. */
-function createTextCounter(reader: EventReader, tokenizer: Tokenizer): TextCounter {
+export function createTextCounter(reader: Pick<EventReader, 'lanes' | 'textLength' | 'model'>, tokenizer: Tokenizer): TextCounter {
   const rests: string[] = []; // of each lane, what is not counted yet
   let takenLength = 0;
   let counted = Promise.resolve(0);
@@ -208,7 +208,7 @@ function createTextCounter(reader: EventReader, tokenizer: Tokenizer): TextCount
   return { bound, total };
 }
 
-const NOTHING: Usage = { input: 0, output: 0, cachedInput: 0, cacheWrite: 0, reasoning: 0, audioInput: 0, audioOutput: 0 };
+export const NOTHING: Usage = { input: 0, output: 0, cachedInput: 0, cacheWrite: 0, reasoning: 0, audioInput: 0, audioOutput: 0 };
 
 type InputCount = () => Promise<number | undefined>;
 

@@ -11,6 +11,8 @@ export interface UpstreamRequest {
   readonly path: string;
   readonly headers: HeaderList;
   readonly body: Readable | Buffer | undefined;
+  /** The protocol that the connection is to change to, where the upstream takes it. */
+  readonly upgrade?: string;
 }
 
 /** Why a call failed: before a connection stood, or on one. `detail` is an error code such as ECONNREFUSED, never a message. */
@@ -27,6 +29,8 @@ export interface UpstreamEvents {
   onSent(): void;
   /** The final status and its raw headers; 1xx answers are not told. */
   onHead(status: number, headers: HeaderList): void;
+  /** The upstream took the protocol that it was asked for: its connection is the caller's from now on, and the call is over. */
+  onSwitch?(headers: HeaderList, socket: Socket): void;
   /** The next bytes of the body; only valid during the call. */
   onChunk(chunk: Buffer): void;
   /** The body ended as its framing said it would. */
@@ -67,6 +71,8 @@ export interface UpstreamClient {
 interface Connection {
   readonly client: Client;
   socket: Socket | undefined;
+  /** Whether it was asked to change its protocol: undici lets go of one that does. */
+  isSwitching: boolean;
 }
 
 /** The reason handed to undici for an abort of ours; it reaches nobody. */
@@ -90,6 +96,7 @@ export function createUpstreamClient(upstream: Pick<Upstream, 'baseUrl' | 'maxCo
   function openConnection(): Connection {
     const connection: Connection = {
       socket: undefined,
+      isSwitching: false,
       client: new Client(origin, {
         pipelining: 1,
         headersTimeout: NO_TIMEOUT,
@@ -100,7 +107,9 @@ export function createUpstreamClient(upstream: Pick<Upstream, 'baseUrl' | 'maxCo
         },
       }),
     };
-    connection.client.on('disconnect', () => discard(connection));
+    connection.client.on('disconnect', () => {
+      if (!connection.isSwitching || connection.socket?.destroyed !== false) discard(connection);
+    });
     all.add(connection);
     return connection;
   }
@@ -185,6 +194,14 @@ export function createUpstreamClient(upstream: Pick<Upstream, 'baseUrl' | 'maxCo
         controller = started;
         events.onHead(status, headers);
       },
+      onRequestUpgrade(started, _status, _headers, socket) {
+        const held = connection;
+        if (isOver || held === undefined) return void socket.destroy();
+        finish();
+        // It is counted until it is closed.
+        socket.once('close', () => discard(held));
+        events.onSwitch?.(rawHeaderList(started.rawHeaders), socket as Socket);
+      },
       onResponseData(_, chunk) {
         if (!isOver) events.onChunk(chunk);
       },
@@ -202,6 +219,7 @@ export function createUpstreamClient(upstream: Pick<Upstream, 'baseUrl' | 'maxCo
 
     function dispatch(free: Connection): void {
       connection = free;
+      free.isSwitching = request.upgrade !== undefined;
       try {
         free.client.dispatch({ ...request, body: request.body ?? null } as Dispatcher.DispatchOptions, handler);
       } catch (error) {

@@ -21,7 +21,7 @@ export const requests: readonly string[] = [
   `DELETE /v1/files/${CASE} HTTP/1.1\r\n${own}Connection: close, X-Private\r\nX-Private: 1\r\n\r\n`,
   `OPTIONS /v1/files/${CASE} HTTP/1.1\r\n${own}Origin: http://127.0.0.1\r\nAccess-Control-Request-Method: POST\r\n\r\n`,
   `GET /openai/deployments/${CASE}/x?api-version=1 HTTP/1.0\r\n${own}\r\n`,
-  `GET /v1/realtime/${CASE} HTTP/1.1\r\n${own}Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n`,
+  `GET /v1/realtime/${CASE} HTTP/1.1\r\n${own}Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n`,
   `HEAD /v1/models/${CASE} HTTP/1.1\r\n${own}Cookie: a=b\r\nTE: trailers\r\nX-Request-Id: mine\r\n\r\n`,
 ];
 

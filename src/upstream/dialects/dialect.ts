@@ -10,6 +10,8 @@ export interface Usage {
   reasoning: number;
   audioInput: number;
   audioOutput: number;
+  /** What of `cachedInput` is of `audioInput` too. */
+  cachedAudioInput?: number;
 }
 
 /** An error made here, to be written as a stream's last event. */

@@ -77,6 +77,8 @@ t.test('chat: what counts as content, and what as a sign of life', async (t) => 
   }
   const idle = feed(chat, [delta({ role: 'assistant' }), delta({ role: 'assistant', content: '' }), delta({})]);
   t.equal(idle.meaningCount, 1, 'a role is news once, an empty delta never');
+  const reading = (processed: number) => delta({ role: 'assistant', content: null }, { prompt_progress: { total: 90_000, processed } });
+  t.match(feed(chat, [reading(2048), reading(4096), reading(6144)]), { meaningCount: 3, contentCount: 0 }, 'a prompt that is being read');
 });
 
 t.test('what is like an earlier event is read like it, and what is not is not', async (t) => {

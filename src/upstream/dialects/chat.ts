@@ -58,7 +58,7 @@ function createChoicesReader(readChoice: ChoiceReader): EventReader {
       const hasFinish = readChoices(event.choices, findings);
       const usage = readUsage(event);
       findings.setUsage(usage, isComplete());
-      if (event.prompt_filter_results) findings.addMeaning(); // Azure's first event
+      if (event.prompt_filter_results || event.prompt_progress) findings.addMeaning(); // Azure's first event; llama.cpp at a long prompt
       return !isError && !hasFinish && usage === undefined;
     },
     isComplete,

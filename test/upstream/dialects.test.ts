@@ -230,6 +230,18 @@ t.test('details are part of input and output, whatever the provider counts', asy
       { input: 321, output: 4 },
     ],
     [anthropic, { input_tokens: 1, output_tokens: 4, cache_read_input_tokens: null }, { input: 1, cachedInput: 0 }],
+    [
+      anthropic,
+      {
+        input_tokens: 1,
+        output_tokens: 4,
+        iterations: [
+          { type: 'compaction', input_tokens: 10, cache_read_input_tokens: 20, output_tokens: 5 },
+          { type: 'message', input_tokens: 1, output_tokens: 4 },
+        ],
+      },
+      { input: 31, output: 9, cachedInput: 20 },
+    ],
     [plain, { prompt_tokens: 8, total_tokens: 8 }, { input: 8, output: 0 }],
     [
       transcription,
@@ -311,6 +323,11 @@ t.test('anthropic: what message_start says of output is a placeholder, and pings
   t.match(reader, { isUsageFinal: true, usage: { input: 12, output: 9 } });
   reader.read('message_stop', '{"type":"message_stop"}');
   t.equal(reader.isTerminated, true);
+
+  const of = (delta: object) => feed(anthropic, [{ type: 'content_block_delta', index: 0, delta }]);
+  t.match(of({ type: 'compaction_delta', content: 'So far', encrypted_content: null }), { contentCount: 1, textLength: 6 });
+  t.match(of({ type: 'something_new_delta', something: { new: 1 } }), { contentCount: 0, meaningCount: 1 }, 'is a sign of life');
+  t.match(of({ type: 'input_json_delta', partial_json: '' }), { contentCount: 0, meaningCount: 0 }, 'is none');
 });
 
 t.test('speech, transcriptions and images end with their own events', async (t) => {

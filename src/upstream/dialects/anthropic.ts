@@ -52,7 +52,8 @@ function readDelta(delta: unknown, block: number, findings: Findings): boolean {
   findings.addText(delta.text, `${block}`);
   findings.addText(delta.thinking, `${block}`);
   findings.addText(delta.partial_json, `${block}`);
-  if (delta.signature || delta.citation) findings.addMeaning();
+  findings.addText(delta.content, `${block}`); // of a compaction
+  if (Object.entries(delta).some(([key, value]) => key !== 'type' && value)) findings.addMeaning(); // signatures, citations, what is new
   return true;
 }
 

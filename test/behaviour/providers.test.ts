@@ -2,7 +2,9 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
-import { startTestGateway, type TestGateway } from '../support/gateway.ts';
+import { parse } from 'yaml';
+import { formatProblem, loadConfig } from '../../src/config.ts';
+import { startTestGateway, type TestGateway, UPSTREAM_KEY } from '../support/gateway.ts';
 import { startUpstream } from '../support/upstream.ts';
 import { connect } from '../support/wire.ts';
 
@@ -132,3 +134,67 @@ for (const [name, { target, model, tokens, outcome = 'completed' }] of Object.en
     }
   });
 }
+
+const page = readFileSync(join(import.meta.dirname, '../../docs/providers.md'), 'utf8');
+/** Each `## NAME` with the YAML under it. */
+const blocks = new Map(
+  page.split(/^## /m).flatMap((section) => {
+    const yaml = /^```yaml\n(.*?)^```/ms.exec(section)?.[1];
+    return yaml === undefined ? [] : [[section.slice(0, section.indexOf('\n')), yaml]];
+  }),
+);
+
+/** Lines of a table whose cells are code, but for the first. */
+function tableRows(header: string): string[][] {
+  const lines = page.slice(page.indexOf(header)).split('\n\n', 1)[0]!.split('\n').slice(2);
+  return lines.map((line) =>
+    line
+      .split('|')
+      .slice(1, -1)
+      .map((cell) => cell.trim().replace(/^`(.*)`$/, '$1')),
+  );
+}
+
+t.test('docs/providers.md: each block is a configuration without a flaw, and each base URL is one', async (t) => {
+  for (const [name, text] of blocks) {
+    const env = Object.fromEntries(Array.from(text.matchAll(/\$\{(\w+)\}/g), ([, variable = '']) => [variable, 'sk-of-the-operator']));
+    const loaded = loadConfig({ file: `${name}.yaml`, text }, env);
+    t.same([...(loaded.ok ? [] : loaded.problems), ...loaded.warnings].map(formatProblem), [], name);
+  }
+  const others = tableRows('| provider | `baseUrl` |');
+  t.ok(others.length > 5);
+  for (const [name, baseUrl] of others) {
+    const loaded = loadConfig({ file: 'x.yaml', text: `upstreams: { x: { baseUrl: "${baseUrl}", apiKey: sk } }` }, {});
+    t.same([loaded.ok, loaded.warnings], [true, []], name ?? '');
+  }
+});
+
+t.test('docs/providers.md: each block sends what the page says, where it says, with the key in the header that it says', async (t) => {
+  const table = tableRows('| provider | a call to Sluicegate |');
+  t.same(
+    table.map(([name]) => name),
+    [...blocks.keys()],
+    'a row for each block',
+  );
+  for (const [name = '', target = '', url = '', header = ''] of table) {
+    const block = (blocks.get(name) ?? '').replaceAll(/\$\{\w+\}/g, UPSTREAM_KEY);
+    const origin = new URL(url).origin;
+    t.ok(block.includes(origin), `${name} goes there`);
+    const text = block.replaceAll(/(?<=baseUrl: )https?:\/\/[^/\s]+/g, new URL(upstream.url).origin);
+    const { upstreams = {}, ...rest } = parse(text) as Record<string, Record<string, object>>;
+    const [[, first] = [], ...others] = Object.entries(upstreams);
+    const gateway = await startTestGateway(t, '', { ...rest, upstream: { usage: 'ask', ...first }, upstreams: Object.fromEntries(others) });
+    const client = await connect(gateway.port);
+    const model = target.includes('messages') ? 'claude-opus-4-5' : 'my-gpt';
+    client.request({ method: 'POST', target, headers: { ...json, authorization: 'Bearer of-the-app' }, body: JSON.stringify({ model }) });
+    const request = await upstream.request();
+    t.equal(origin + request.target, url, name);
+    const { authorization, 'api-key': apiKey, 'x-api-key': xApiKey } = request.headers;
+    const key = header === 'authorization' ? `Bearer ${UPSTREAM_KEY}` : UPSTREAM_KEY;
+    const none = { authorization: undefined, 'api-key': undefined, 'x-api-key': undefined };
+    t.same({ authorization, 'api-key': apiKey, 'x-api-key': xApiKey }, { ...none, ...(header !== 'none' && { [header]: key }) }, name);
+    request.respond(200, json, '{}');
+    await client.body();
+    client.destroy();
+  }
+});

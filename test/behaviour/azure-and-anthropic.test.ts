@@ -180,10 +180,12 @@ t.test('Azure: whatever goes wrong is the SDK’s own exception', async (t) => {
   t.equal(classOf(unknown), 'AuthenticationError');
   await azure.ended();
 
-  const forbidden = await thrown(call({ apiKey: NARROW_KEY }, 'her-gpt'));
-  t.match(forbidden, { status: 403, code: 'model_not_allowed' });
-  t.equal(classOf(forbidden), 'PermissionDeniedError');
-  await azure.ended();
+  for (const calling of [call({ apiKey: NARROW_KEY }, 'her-gpt'), call({ apiKey: NARROW_KEY, deployment: 'her-gpt' })]) {
+    const forbidden = await thrown(calling);
+    t.match(forbidden, { status: 403, code: 'model_not_allowed' }, 'a deployment is a model, in the body and in the path');
+    t.equal(classOf(forbidden), 'PermissionDeniedError');
+    await azure.ended();
+  }
 
   const limiting = thrown(call({ apiKey: NARROW_KEY }));
   await respond(

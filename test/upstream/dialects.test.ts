@@ -313,6 +313,7 @@ t.test('anthropic: what message_start says of output is a placeholder, and pings
     message: { model: 'claude', usage: { input_tokens: 5, cache_read_input_tokens: 7, output_tokens: 1 } },
   };
   const text = { type: 'content_block_delta', index: 0, delta: { type: 'text_delta', text: 'Hi' } };
+  t.match(feed(anthropic, [start]), { isUsageFinal: false, isOutputKnown: false }, 'nothing was said yet');
   const reader = feed(anthropic, [start, { type: 'ping' }, text, { type: 'ping' }], true);
   t.match(reader, { contentCount: 1, meaningCount: 2, isUsageFinal: false, isOutputKnown: false, isComplete: false, model: 'claude' });
   t.match(reader.usage, { input: 12, cachedInput: 7 });

@@ -451,3 +451,56 @@ t.test('Anthropic: limits, and retries as whoever refuses asks for them', async 
   t.equal(refused instanceof AnthropicError && refused.headers?.get('retry-after'), '12');
   await anthropic.ended();
 });
+
+/** A `fetch` that tells when so many heartbeats have come in the bodies that it hands to the SDK. */
+function createListener() {
+  const four = Promise.withResolvers<void>();
+  let heard = '';
+  const fetchAndListen = async (url: string | URL | Request, init?: RequestInit): Promise<Response> => {
+    const { body, status, headers } = await fetch(url, init);
+    const transform = (bytes: Uint8Array, controller: TransformStreamDefaultController<Uint8Array>) => {
+      heard += Buffer.from(bytes).toString('latin1');
+      if (heard.split('\n:\n').length > 4) four.resolve();
+      controller.enqueue(bytes);
+    };
+    return new Response(body?.pipeThrough(new TransformStream({ transform })), { status, headers });
+  };
+  return { fetch: fetchAndListen, fourBeats: four.promise };
+}
+
+t.test('heartbeats are nothing to either SDK, and an error that comes behind early headers is raised', async (t) => {
+  const beating = await startTestGateway(t, upstream.url, { sse: { heartbeat: '10ms', earlyHeaders: '10ms' } });
+  const listeners = [createListener(), createListener()] as const;
+  const openai = azureClient({ endpoint: beating.url, fetch: listeners[0].fetch });
+  const client = anthropicClient({ baseURL: beating.url, fetch: listeners[1].fetch });
+  const calls = [
+    { create: async () => openai.chat.completions.create({ model: 'my-gpt', messages, stream: true }), name: 'openai-tool-call' },
+    { create: async () => client.messages.create({ ...ask, stream: true }), name: 'anthropic-new-events' },
+  ];
+  for (const [at, { create, name }] of calls.entries()) {
+    const collecting = create().then((stream) => collect<unknown>(stream));
+    const request = await upstream.request();
+    request.startSse();
+    const [first = '', ...rest] = fixture(name);
+    request.chunk(first);
+    await listeners[at]?.fourBeats;
+    for (const event of rest) request.chunk(event);
+    request.endChunks();
+    const sent = [first, ...rest].filter((event) => !/^event: ping|\[DONE\]/.test(event));
+    t.same(
+      await collecting,
+      sent.map((event) => JSON.parse(event.split('data: ')[1] ?? '')),
+      name,
+    );
+    t.equal((await beating.ended()).outcome, 'completed');
+  }
+
+  const creating = client.messages.create({ ...ask, stream: true });
+  const request = await upstream.request();
+  const stream = await creating;
+  request.respond(529, json, '{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}');
+  const late = await thrown(collect(stream));
+  t.ok(late instanceof AnthropicError);
+  t.match(late, { type: 'overloaded_error', apiMessage: 'Overloaded' });
+  t.match(await beating.ended(), { outcome: 'upstream_error' });
+});

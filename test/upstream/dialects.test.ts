@@ -302,6 +302,11 @@ t.test('responses: all three ends report usage, and the last number is remembere
     ['{"a":1}'],
     'arguments in one piece',
   );
+  const image = feed(responses, [{ type: 'response.image_generation_call.partial_image', output_index: 0, partial_image_b64: 'QUJD' }]);
+  const audio = feed(responses, [{ type: 'response.audio.delta', delta: 'QUJD' }]);
+  for (const reader of [image, audio]) t.match(reader, { contentCount: 1, textLength: 0 }, 'output that is no text');
+  const unknown = feed(responses, [{ type: 'response.something_new.progress' }, { type: 'keepalive' }]);
+  t.match(unknown, { contentCount: 0, meaningCount: 1 }, 'an event of a new family is a sign of life');
   const tooLong = responses.createReader();
   tooLong.read('response.completed', '');
   t.same([tooLong.isTerminated, tooLong.usage], [true, undefined], 'an end too long to read is an end');

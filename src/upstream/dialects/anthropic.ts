@@ -6,6 +6,7 @@ import { readAnthropicUsage } from './usage.ts';
 /** https://docs.anthropic.com/en/docs/build-with-claude/streaming */
 export const anthropic: Dialect = {
   name: 'anthropic',
+  writes: 'messages',
   createReader: createMessagesReader,
   usageOf: readAnthropicUsage,
   errorEvent: (error) => formatEvent('error', { type: 'error', error: { type: error.type, message: error.message, code: error.code } }),

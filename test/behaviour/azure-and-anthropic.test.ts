@@ -504,3 +504,23 @@ t.test('heartbeats are nothing to either SDK, and an error that comes behind ear
   t.match(late, { type: 'overloaded_error', apiMessage: 'Overloaded' });
   t.match(await beating.ended(), { outcome: 'upstream_error' });
 });
+
+t.test('keys in other ways: a bearer, and the app’s own credential', async (t) => {
+  const bearing = anthropicClient({ apiKey: null, authToken: KEY }).messages.create(ask);
+  assertInjected(t, await respond(200, { type: 'message', content: [] }), 'x-api-key');
+  await bearing;
+  t.match(await anthropic.ended(), { client: 'app', outcome: 'completed' });
+
+  const passing = await startTestGateway(t, upstream.url, { upstream: { auth: 'passthrough', apiKey: undefined }, clients });
+  const options = { endpoint: passing.url, apiKey: undefined, azureADTokenProvider: async () => 'a-token-of-entra' };
+  const call = (defaultHeaders: Record<string, string>) =>
+    azureClient({ ...options, defaultHeaders }).chat.completions.create({ model: 'my-gpt', messages });
+  const calling = call({ 'x-sluicegate-key': KEY });
+  const { headers, head } = await respond(200, { choices: [] });
+  await calling;
+  t.equal(headers.authorization, 'Bearer a-token-of-entra');
+  t.notMatch(head, KEY);
+  t.match(await passing.ended(), { client: 'app', outcome: 'completed' });
+  t.equal(classOf(await thrown(call({}))), 'AuthenticationError', 'Entra’s token is no key of ours');
+  await passing.ended();
+});

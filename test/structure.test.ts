@@ -69,6 +69,18 @@ t.test('each package has one home', async (t) => {
     t.ok(owners.size <= (name === 'zod' || name === 'yaml' ? 2 : 1), `${name} is imported by ${[...owners].join(', ')}`);
 });
 
+t.test('what relays and forwards knows no provider by name', async (t) => {
+  const names = /anthropic|azure|claude|deepinfra|deepseek|gemini|groq|llama|mistral|ollama|openrouter|perplexity|sambanova|vllm|xai/i;
+  const rooms = files.filter((file) => /^(?:http|limits|stream|telemetry|upstream)\/[^/]+$/.test(file));
+  t.ok(rooms.length > 40, `${rooms.length} files`);
+  for (const file of rooms) {
+    const text = readFileSync(join(root, 'src', file), 'utf8');
+    const code = text.replace(/\/\*.*?\*\//gs, '').replace(/\/\/ .*$/gm, '');
+    const named = code.split('\n').filter((line) => names.test(line) && !/\bdialects\/|\bdialect: /.test(line));
+    t.same(named, [], `${file}: a provider's habit belongs into a dialect`);
+  }
+});
+
 t.test('the README tells of every error, metric and setting', async (t) => {
   for (const code of Object.keys(errorTable)) t.match(readme, `\`${code}\``, code);
   const metrics = createMetrics(NO_METRICS_PARTS);

@@ -230,23 +230,17 @@ async function settleUsage(reader: EventReader, counter: TextCounter, countInput
   };
 }
 
-/** Endpoints that make messages of their input, framed by tokens of their own. */
-const CHATS = new Set(['chat', 'responses', 'anthropic']);
-
-async function countInput(prompt: Prompt | undefined, { name }: Dialect, model: string | undefined, tokenizer: Tokenizer) {
+async function countInput(prompt: Prompt | undefined, { writes }: Dialect, model: string | undefined, tokenizer: Tokenizer) {
   const body = prompt?.();
-  return body && (await tokenizer.countPrompt(model, body, CHATS.has(name)));
+  return body && (await tokenizer.countPrompt(model, body, writes === 'messages'));
 }
-
-/** Endpoints whose answers have text that can be counted. */
-const WRITERS = new Set([...CHATS, 'completions']);
 
 /** A meter for a JSON answer: finds `usage` and `model` in passing, whatever the size. */
 export function createBodyMeter(dialect: Dialect, tokenizer: Tokenizer): Meter {
   const scanner = createTopLevelScanner(['usage', 'model'], MAX_USAGE_BYTES);
   const model = () => decodeString(scanner.value('model') ?? '') || undefined;
   /** The answer, as long as its tokens may have to be counted. */
-  let kept: string[] | undefined = WRITERS.has(dialect.name) ? [] : undefined;
+  let kept: string[] | undefined = dialect.writes === undefined ? undefined : [];
   let keptBytes = 0;
 
   function keep(bytes: string): void {

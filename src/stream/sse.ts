@@ -27,7 +27,8 @@ export interface EventScanner {
 
 /**
  * A scanner for one stream. `onEvent` gets the event's name (`''` where it had none) and its data lines joined by LF, both latin1.
- * An `error:` line, as llama.cpp before late 2025 wrote its errors, comes as an event named `error`.
+ * An `error:` line, as llama.cpp before late 2025 wrote its errors, comes as an event named `error`; and events without a blank
+ * line between them (SambaNova, DeepInfra) come apart where two lines of data cannot be one JSON text.
  * @param onLongData gets the data of an event that is longer than the bound, in pieces, before `onEvent` tells of its end; white
  *   space around its lines is not exact
  */
@@ -92,9 +93,27 @@ export function createEventScanner(
     hasFields = true;
     eventBytes += end - start;
     if (eventBytes > maxEventBytes) skip();
-    if (first === 100 && isField('data', text, start, end)) addData(text.slice(valueStart(4, text, start, end), end));
+    if (first === 100 && isField('data', text, start, end)) readData(text.slice(valueStart(4, text, start, end), end));
     else if (first === 101) readEventField(text, start, end);
     else if (isField('id', text, start, end) || isField('retry', text, start, end)) hasIdOrRetry = true;
+  }
+
+  function readData(value: string): void {
+    if (isOver() && (value.startsWith('{') || value === '[DONE]')) endHere();
+    addData(value);
+    if (value === '[DONE]') endHere(); // maybe nothing follows
+  }
+
+  /** No JSON text goes on with `{`, or with an error, on the line behind one that ends so. */
+  function isOver(): boolean {
+    return hasData && data.endsWith('}');
+  }
+
+  /** Ends an event before its blank line, which may never come. */
+  function endHere(): void {
+    if (isSkipping) return;
+    dispatch();
+    hasFields = true;
   }
 
   function addData(value: string): void {
@@ -110,6 +129,7 @@ export function createEventScanner(
     if (isField('event', text, start, end)) {
       if (!isSkipping) name = readName(text.slice(valueStart(5, text, start, end), end));
     } else if (isField('error', text, start, end)) {
+      if (isOver()) endHere();
       name = 'error';
       addData(text.slice(valueStart(5, text, start, end), end));
     }

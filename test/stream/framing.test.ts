@@ -81,6 +81,17 @@ const framings: [what: string, text: string, events: Event[]][] = [
     ],
   ],
   [
+    'no blank lines, as SambaNova has it',
+    'data: {"a":1}\ndata: {"b":{}}\nerror: {}\ndata: [DONE]\n',
+    [
+      ['', '{"a":1}'],
+      ['', '{"b":{}}'],
+      ['error', '{}'],
+      ['', '[DONE]'],
+    ],
+  ],
+  ['JSON in lines', 'data: {"a":\ndata: {"b":[{}\ndata: ,{}]}\ndata: }\n\n', [['', '{"a":\n{"b":[{}\n,{}]}\n}']]],
+  [
     'blank lines in a row',
     'data: a\n\n\n\n\ndata: b\n\n',
     [
@@ -109,6 +120,9 @@ t.test('an event is open from its first byte to its blank line', async (t) => {
     ['d', true],
     ['data: a\n', true],
     ['data: a\n\n', false],
+    ['data: {}\ndata: {}\n', true],
+    ['data: [DONE]\n', true],
+    ['data: [DONE]\n\n', false],
     ['event: x\n', true],
     ['unknown: x\n', true],
     [': comment', true],

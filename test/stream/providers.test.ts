@@ -1,5 +1,7 @@
 // What each provider sends where it is asked for usage, and what it sends where it is not: clients get the latter, the numbers are the former's.
 import assert from 'node:assert/strict';
+import { globSync, readFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import t from 'tap';
 import { createStreamMeter } from '../../src/stream/meter.ts';
 import { createUsageStrip } from '../../src/stream/strip.ts';
@@ -9,6 +11,7 @@ import { anthropic } from '../../src/upstream/dialects/anthropic.ts';
 import { chat } from '../../src/upstream/dialects/chat.ts';
 import { completions } from '../../src/upstream/dialects/completions.ts';
 import type { Dialect } from '../../src/upstream/dialects/dialect.ts';
+import { responses } from '../../src/upstream/dialects/responses.ts';
 
 interface Provider {
   readonly dialect: Dialect;
@@ -186,3 +189,23 @@ for (const [name, { dialect, strip, events, expected }] of Object.entries(provid
     assert.deepEqual(await pass([...asked]), whole, 'byte by byte');
   });
 }
+
+t.test('each fixture is read the same, in single bytes and in two pieces at every third offset', async (t) => {
+  const files = globSync(join(import.meta.dirname, '../fixtures/*.sse'));
+  t.ok(files.length > 20);
+  for (const file of files) {
+    const text = readFileSync(file, 'latin1');
+    const isResponse = file.includes('openai-response');
+    const dialect = file.includes('anthropic') ? anthropic : isResponse ? responses : file.includes('ollama-zeros') ? completions : chat;
+    const read = (pieces: readonly string[]) => {
+      const meter = createStreamMeter(dialect, tokenizer);
+      for (const piece of pieces) meter.observe(piece);
+      const { eventCount, contentCount, meaningCount, textLength, model, isComplete, isTerminated, hasError, isOff } = meter;
+      return { eventCount, contentCount, meaningCount, textLength, model, isComplete, isTerminated, hasError, isOff };
+    };
+    const whole = read([text]);
+    t.equal(whole.isOff, false, basename(file));
+    assert.deepEqual(read([...text]), whole, file);
+    for (let at = 1; at < text.length; at += 3) assert.deepEqual(read([text.slice(0, at), text.slice(at)]), whole, `${file} cut at ${at}`);
+  }
+});

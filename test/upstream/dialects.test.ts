@@ -77,6 +77,8 @@ t.test('chat: what counts as content, and what as a sign of life', async (t) => 
   }
   const idle = feed(chat, [delta({ role: 'assistant' }), delta({ role: 'assistant', content: '' }), delta({})]);
   t.equal(idle.meaningCount, 1, 'a role is news once, an empty delta never');
+  const reading = (processed: number) => delta({ role: 'assistant', content: null }, { prompt_progress: { total: 90_000, processed } });
+  t.match(feed(chat, [reading(2048), reading(4096), reading(6144)]), { meaningCount: 3, contentCount: 0 }, 'a prompt that is being read');
 });
 
 t.test('what is like an earlier event is read like it, and what is not is not', async (t) => {
@@ -228,6 +230,18 @@ t.test('details are part of input and output, whatever the provider counts', asy
       { input: 321, output: 4 },
     ],
     [anthropic, { input_tokens: 1, output_tokens: 4, cache_read_input_tokens: null }, { input: 1, cachedInput: 0 }],
+    [
+      anthropic,
+      {
+        input_tokens: 1,
+        output_tokens: 4,
+        iterations: [
+          { type: 'compaction', input_tokens: 10, cache_read_input_tokens: 20, output_tokens: 5 },
+          { type: 'message', input_tokens: 1, output_tokens: 4 },
+        ],
+      },
+      { input: 31, output: 9, cachedInput: 20 },
+    ],
     [plain, { prompt_tokens: 8, total_tokens: 8 }, { input: 8, output: 0 }],
     [
       transcription,
@@ -288,6 +302,11 @@ t.test('responses: all three ends report usage, and the last number is remembere
     ['{"a":1}'],
     'arguments in one piece',
   );
+  const image = feed(responses, [{ type: 'response.image_generation_call.partial_image', output_index: 0, partial_image_b64: 'QUJD' }]);
+  const audio = feed(responses, [{ type: 'response.audio.delta', delta: 'QUJD' }]);
+  for (const reader of [image, audio]) t.match(reader, { contentCount: 1, textLength: 0 }, 'output that is no text');
+  const unknown = feed(responses, [{ type: 'response.something_new.progress' }, { type: 'keepalive' }]);
+  t.match(unknown, { contentCount: 0, meaningCount: 1 }, 'an event of a new family is a sign of life');
   const tooLong = responses.createReader();
   tooLong.read('response.completed', '');
   t.same([tooLong.isTerminated, tooLong.usage], [true, undefined], 'an end too long to read is an end');
@@ -299,6 +318,7 @@ t.test('anthropic: what message_start says of output is a placeholder, and pings
     message: { model: 'claude', usage: { input_tokens: 5, cache_read_input_tokens: 7, output_tokens: 1 } },
   };
   const text = { type: 'content_block_delta', index: 0, delta: { type: 'text_delta', text: 'Hi' } };
+  t.match(feed(anthropic, [start]), { isUsageFinal: false, isOutputKnown: false }, 'nothing was said yet');
   const reader = feed(anthropic, [start, { type: 'ping' }, text, { type: 'ping' }], true);
   t.match(reader, { contentCount: 1, meaningCount: 2, isUsageFinal: false, isOutputKnown: false, isComplete: false, model: 'claude' });
   t.match(reader.usage, { input: 12, cachedInput: 7 });
@@ -309,6 +329,11 @@ t.test('anthropic: what message_start says of output is a placeholder, and pings
   t.match(reader, { isUsageFinal: true, usage: { input: 12, output: 9 } });
   reader.read('message_stop', '{"type":"message_stop"}');
   t.equal(reader.isTerminated, true);
+
+  const of = (delta: object) => feed(anthropic, [{ type: 'content_block_delta', index: 0, delta }]);
+  t.match(of({ type: 'compaction_delta', content: 'So far', encrypted_content: null }), { contentCount: 1, textLength: 6 });
+  t.match(of({ type: 'something_new_delta', something: { new: 1 } }), { contentCount: 0, meaningCount: 1 }, 'is a sign of life');
+  t.match(of({ type: 'input_json_delta', partial_json: '' }), { contentCount: 0, meaningCount: 0 }, 'is none');
 });
 
 t.test('speech, transcriptions and images end with their own events', async (t) => {

@@ -6,6 +6,7 @@ import { readAnthropicUsage } from './usage.ts';
 /** https://docs.anthropic.com/en/docs/build-with-claude/streaming */
 export const anthropic: Dialect = {
   name: 'anthropic',
+  writes: 'messages',
   createReader: createMessagesReader,
   usageOf: readAnthropicUsage,
   errorEvent: (error) => formatEvent('error', { type: 'error', error: { type: error.type, message: error.message, code: error.code } }),
@@ -52,7 +53,8 @@ function readDelta(delta: unknown, block: number, findings: Findings): boolean {
   findings.addText(delta.text, `${block}`);
   findings.addText(delta.thinking, `${block}`);
   findings.addText(delta.partial_json, `${block}`);
-  if (delta.signature || delta.citation) findings.addMeaning();
+  findings.addText(delta.content, `${block}`); // of a compaction
+  if (Object.entries(delta).some(([key, value]) => key !== 'type' && value)) findings.addMeaning(); // signatures, citations, what is new
   return true;
 }
 

@@ -7,9 +7,10 @@ import { readOpenaiUsage } from './usage.ts';
 export type ChoiceReader = (choice: JsonObject, findings: Findings) => boolean;
 
 /** A dialect of events with `choices`, a `usage` in one of the last, and `[DONE]`. */
-export function createChoicesDialect(name: string, readChoice: ChoiceReader): Dialect {
+export function createChoicesDialect(name: string, writes: Dialect['writes'], readChoice: ChoiceReader): Dialect {
   return {
     name,
+    writes,
     createReader: () => createChoicesReader(readChoice),
     usageOf: readOpenaiUsage,
     errorEvent: (error) => formatEvent(undefined, { error: openaiError(error) }),
@@ -17,7 +18,7 @@ export function createChoicesDialect(name: string, readChoice: ChoiceReader): Di
 }
 
 /** https://platform.openai.com/docs/api-reference/chat-streaming */
-export const chat: Dialect = createChoicesDialect('chat', (choice, findings) => {
+export const chat: Dialect = createChoicesDialect('chat', 'messages', (choice, findings) => {
   if (!isObject(choice.delta)) return false;
   readDelta(choice.delta, indexOf(choice.index), findings);
   return Object.entries(choice.delta).some(([key, value]) => key !== 'role' && hasSomething(value));
@@ -58,7 +59,7 @@ function createChoicesReader(readChoice: ChoiceReader): EventReader {
       const hasFinish = readChoices(event.choices, findings);
       const usage = readUsage(event);
       findings.setUsage(usage, isComplete());
-      if (event.prompt_filter_results) findings.addMeaning(); // Azure's first event
+      if (event.prompt_filter_results || event.prompt_progress) findings.addMeaning(); // Azure's first event; llama.cpp at a long prompt
       return !isError && !hasFinish && usage === undefined;
     },
     isComplete,

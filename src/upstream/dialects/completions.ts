@@ -3,7 +3,7 @@ import { createChoicesDialect } from './chat.ts';
 import { type Dialect, indexOf } from './dialect.ts';
 
 /** https://platform.openai.com/docs/api-reference/completions/object */
-export const completions: Dialect = createChoicesDialect('completions', (choice, findings) => {
+export const completions: Dialect = createChoicesDialect('completions', 'text', (choice, findings) => {
   const index = indexOf(choice.index);
   findings.addText(choice.text, `${index}`);
   findings.addText(choice.reasoning_content || choice.reasoning, `${index} reasoning`);

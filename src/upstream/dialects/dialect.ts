@@ -53,6 +53,8 @@ export interface EventReader {
 
 export interface Dialect {
   readonly name: string;
+  /** What a model writes here: messages, whose prompts have tokens of their own between them, or text. Undefined: nothing that can be counted. */
+  readonly writes: 'messages' | 'text' | undefined;
   createReader(): EventReader;
   /** The tokens of the parsed `usage` of an answer that is not streamed; undefined where it holds none. */
   usageOf(usage: unknown): Usage | undefined;

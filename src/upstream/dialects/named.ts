@@ -41,6 +41,7 @@ function readEnd(type: string, events: NamedEvents, findings: Findings): void {
 export function createNamedDialect(name: string, events: () => NamedEvents): Dialect {
   return {
     name,
+    writes: undefined,
     createReader: () => createNamedReader(events()),
     usageOf: readOpenaiUsage,
     errorEvent: (error) => formatEvent('error', { type: 'error', error: openaiError(error) }),

@@ -5,6 +5,7 @@ import { readOpenaiUsage } from './usage.ts';
 
 export const plain: Dialect = {
   name: 'plain',
+  writes: undefined,
   createReader: createPlainReader,
   usageOf: readOpenaiUsage,
   errorEvent: (error) => formatEvent(undefined, { error: openaiError(error) }),

@@ -10,6 +10,7 @@ const ACTIONS = new Set<unknown>(['local_shell_call', 'shell_call', 'computer_ca
 /** https://platform.openai.com/docs/api-reference/responses-streaming; an error must carry both forms, openai-python raises on the nested one only. */
 export const responses: Dialect = {
   ...createNamedDialect('responses', responsesEvents),
+  writes: 'messages',
   errorEvent: (error, reader) =>
     formatEvent('error', {
       type: 'error',

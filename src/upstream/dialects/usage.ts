@@ -24,8 +24,21 @@ export function readOpenaiUsage(usage: unknown): Usage | undefined {
   };
 }
 
-/** Anthropic's `input_tokens` leave out what was read from and written to the cache: input here is the sum of the three. */
+/**
+ * Anthropic's `input_tokens` leave out what was read from and written to the cache, and its totals what it took to compact the
+ * context on the way (`iterations` of type `compaction`): here all of it is in.
+ */
 export function readAnthropicUsage(usage: unknown): Usage | undefined {
+  const total = readAnthropicTokens(usage);
+  if (total === undefined || !isObject(usage) || !Array.isArray(usage.iterations)) return total;
+  for (const iteration of usage.iterations) {
+    const more = isObject(iteration) && iteration.type === 'compaction' ? readAnthropicTokens(iteration) : undefined;
+    if (more !== undefined) for (const key of Object.keys(total) as (keyof Usage)[]) total[key] += more[key];
+  }
+  return total;
+}
+
+function readAnthropicTokens(usage: unknown): Usage | undefined {
   if (!isObject(usage)) return undefined;
   const input = tokens(usage, 'input_tokens');
   const output = tokens(usage, 'output_tokens');

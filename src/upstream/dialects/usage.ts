@@ -33,7 +33,7 @@ export function readAnthropicUsage(usage: unknown): Usage | undefined {
   if (total === undefined || !isObject(usage) || !Array.isArray(usage.iterations)) return total;
   for (const iteration of usage.iterations) {
     const more = isObject(iteration) && iteration.type === 'compaction' ? readAnthropicTokens(iteration) : undefined;
-    if (more !== undefined) for (const key of Object.keys(total) as (keyof Usage)[]) total[key] += more[key];
+    if (more !== undefined) for (const key of Object.keys(total) as (keyof Usage)[]) total[key] = (total[key] ?? 0) + (more[key] ?? 0);
   }
   return total;
 }

@@ -6,7 +6,7 @@ import type { Served } from '../gateway.ts';
 import { createNotice } from '../http/notice.ts';
 import { createMemoryStore } from '../limits/memory.ts';
 import { answerFrom } from '../limits/remote.ts';
-import type { Logger } from '../telemetry/log.ts';
+import { faultFacts, type Logger } from '../telemetry/log.ts';
 import { createInstruments, type Extent } from '../telemetry/registry.ts';
 import type { PrimaryCalls, Urls, WorkerCalls } from './calls.ts';
 import { gatherMetrics } from './gather.ts';
@@ -74,6 +74,7 @@ async function supervise({ config: initial, log, count, args }: WorkersParts): P
   cluster.schedulingPolicy = cluster.SCHED_RR;
   cluster.setupPrimary({ args: [...args], serialization: 'advanced' });
 
+  /** @throws where the system has no room for another process */
   function fork(seat: number): void {
     const worker = cluster.fork();
     const call: Call<WorkerCalls> = createLine<WorkerCalls>(
@@ -84,6 +85,11 @@ async function supervise({ config: initial, log, count, args }: WorkersParts): P
     members.add(member);
     seats[seat] = member;
     worker.once('exit', (code: number | null, signal: string | null) => onExit(member, signal ?? code));
+    // It could not be started, or not be reached.
+    worker.on('error', ({ code }: NodeJS.ErrnoException) => {
+      worker.process.kill('SIGKILL');
+      onExit(member, code ?? 'unknown');
+    });
   }
 
   function callsOf(member: () => Member): PrimaryCalls {
@@ -113,20 +119,31 @@ async function supervise({ config: initial, log, count, args }: WorkersParts): P
     if (!members.delete(member)) return;
     metrics.bury(member);
     started.reject(new Error(`a worker ended (${end}) before it served`));
-    if (state === 'starting' || end === 0) return;
-    log.error({ pid: member.worker.process.pid, end }, state === 'serving' ? 'a worker died; another takes its place' : 'a worker died');
+    if (state === 'starting') return;
+    const { pid } = member.worker.process;
+    if (state === 'serving' && seats[member.seat] === member) log.error({ pid, end }, 'a worker died; another takes its place');
+    else if (end !== 0) log.error({ pid, end }, 'a worker died');
     replace(member);
   }
 
   /** Once for each; a worker in doubt is replaced before it has ended. */
-  function replace({ seat, worker }: Member): void {
-    if (state !== 'serving' || seats[seat]?.worker !== worker) return;
-    seats[seat] = undefined;
+  function replace(member: Member): void {
+    if (seats[member.seat] !== member) return;
+    seats[member.seat] = undefined;
+    if (state === 'serving') fill(member.seat);
+  }
+
+  function fill(seat: number): void {
     const pause = pauses[seat]?.(performance.now());
     if (pause?.isLoop) log.fatal({ seat }, 'workers die again and again in this place; the next ones come ever later');
     const timer = setTimeout(() => {
       timers.delete(timer);
-      fork(seat);
+      try {
+        fork(seat);
+      } catch (error) {
+        log.error(faultFacts(error), 'no worker could be started');
+        fill(seat);
+      }
     }, pause?.forMs);
     timers.add(timer);
   }

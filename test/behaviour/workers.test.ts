@@ -331,6 +331,32 @@ t.test('SIGTERM: load balancers are told, all drain, live streams end well, exit
   t.match(gateway.stdout, /"draining"[\s\S]*"closed"/);
 });
 
+t.test('lines of the log stay whole, though several processes write them to one pipe that is read late', { buffered: true }, async (t) => {
+  const gateway = await serve(t, settingsOf('http://127.0.0.1:9/v1', {}, { clients: limited({ nobody: {} }) }));
+  const { child } = gateway;
+  child.stdout?.pause();
+  const clients = await Promise.all(Array.from({ length: 8 }, () => connect(gateway.port, '127.0.0.1', WAIT_MS)));
+  const target = `/v1/models?${'x'.repeat(50)}`;
+  for (let n = 0; n < 400; n += 1) {
+    for (const client of clients) client.request({ target, headers: { 'x-request-id': `n${n}`.padEnd(100, '-') } });
+    await Promise.all(clients.map((client) => client.head()));
+    await Promise.all(clients.map((client) => client.body()));
+  }
+  for (const client of clients) client.destroy();
+  child.stdout?.resume();
+  const lines = () => gateway.stdout.split('\n').slice(0, -1);
+  await until('all lines', () => lines().length === 1 + 400 * 8);
+  let torn = 0;
+  for (const line of lines()) {
+    try {
+      JSON.parse(line);
+    } catch {
+      torn += 1;
+    }
+  }
+  t.equal(torn, 0);
+});
+
 t.test('a second SIGTERM ends all at once, and so does the death of the primary', { buffered: true }, async (t) => {
   const upstream = await upstreamFor(t);
   for (const signals of [['SIGTERM', 'SIGTERM'], ['SIGKILL']] as const) {

@@ -1,6 +1,7 @@
 // The primary: starts workers, puts others in the place of those that die, and keeps what all have in common. It serves no request.
 import cluster, { type Worker } from 'node:cluster';
 import { once } from 'node:events';
+import { setTimeout as delayFor } from 'node:timers/promises';
 import type { Config } from '../config.ts';
 import type { Served } from '../gateway.ts';
 import { createNotice } from '../http/notice.ts';
@@ -31,6 +32,8 @@ interface Member {
   read(extent: Extent): ReturnType<WorkerCalls['read']>;
 }
 
+/** A worker that takes longer to say that it leaves is not waited for. */
+const LEAVING_MS = 1_000;
 /** How often other free ports are tried where somebody took one in the milliseconds since it was found. */
 const PORT_TRIES = 3;
 
@@ -67,6 +70,9 @@ async function supervise({ config: initial, log, count, args }: WorkersParts): P
   let config = initial;
   let isReloadFailed = false;
   let state: 'starting' | 'serving' | 'closing' = 'starting';
+  /** Who says on `/readyz` that all are leaving. */
+  const leaving = new Set<Member>();
+  const allLeave = Promise.withResolvers<void>();
   let noticed: Promise<void> | undefined;
 
   // Each connection to the next worker: streams are long, and whoever wakes first (SCHED_NONE) would soon have most of them.
@@ -101,23 +107,35 @@ async function supervise({ config: initial, log, count, args }: WorkersParts): P
         if (servingCount === count) started.resolve(urls);
         else if (state === 'serving') log.info({ pid: member().worker.process.pid }, 'another worker serves');
       },
-      failed: (failure) => started.reject(errorOf(failure)),
+      failed(failure) {
+        started.reject(errorOf(failure));
+        if (state === 'serving') log.error({ code: failure.code }, 'a worker could not serve');
+      },
       faulted: () => replace(member()),
       farewell: (counts) => metrics.farewell(member(), counts),
       count: (questions) => answerFrom(memory, questions),
       asked: notice.asked,
       async noticed() {
         if (state !== 'closing') return;
-        noticed ??= notice.given();
+        leaving.add(member());
+        lookWhoLeaves();
+        noticed ??= Promise.race([allLeave.promise, delayFor(LEAVING_MS, undefined, { ref: false })]).then(notice.given);
         await noticed;
       },
       scrape: metrics.scrape,
     };
   }
 
+  /** Until all do, an answer on `/readyz` may be one that nobody is to count. */
+  function lookWhoLeaves(): void {
+    if (members.size > 0 && leaving.size >= members.size) allLeave.resolve();
+  }
+
   function onExit(member: Member, end: string | number | null): void {
     if (!members.delete(member)) return;
     metrics.bury(member);
+    leaving.delete(member);
+    lookWhoLeaves();
     started.reject(new Error(`a worker ended (${end}) before it served`));
     if (state === 'starting') return;
     const { pid } = member.worker.process;

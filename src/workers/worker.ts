@@ -1,6 +1,6 @@
 // A worker: a whole gateway in a process of its own, which asks the primary for what all have in common.
 import cluster from 'node:cluster';
-import { startGateway } from '../gateway.ts';
+import { type Gateway, startGateway } from '../gateway.ts';
 import { createRemoteStore } from '../limits/remote.ts';
 import { createLogger, type Logger } from '../telemetry/log.ts';
 import type { PrimaryCalls, WorkerCalls } from './calls.ts';
@@ -21,7 +21,8 @@ export interface Worker {
 export async function startWorker(version: string, isTerminal: boolean): Promise<Worker | undefined> {
   if (cluster.worker === undefined) throw new Error('not a worker');
   const closed = Promise.withResolvers<void>();
-  const started = Promise.withResolvers<Awaited<ReturnType<typeof startGateway>>>();
+  const started = Promise.withResolvers<Gateway>();
+  let ending: Promise<void> | undefined;
   // Whoever waits for it is told; where nobody does it is no fault.
   started.promise.catch(() => undefined);
 
@@ -36,10 +37,13 @@ export async function startWorker(version: string, isTerminal: boolean): Promise
   };
   const call = createLine<PrimaryCalls>(channelOf(cluster.worker), served);
 
-  async function end(drainMs: number | undefined): Promise<void> {
-    const gateway = await started.promise;
-    await gateway.close(drainMs);
-    await call('farewell', await gateway.read('counts'));
+  /** Once, whether for a fault or because the primary says so. */
+  function end(drainMs: number | undefined): Promise<void> {
+    ending ??= started.promise.then(async (gateway) => {
+      await gateway.close(drainMs);
+      await call('farewell', await gateway.read('counts'));
+    });
+    return ending;
   }
 
   const { config, isReloadFailed } = await call('hello');

@@ -18,7 +18,7 @@ import { createRoom } from './http/held.ts';
 import { createLeases } from './http/leases.ts';
 import { createLimiter } from './http/limits.ts';
 import { asGatewayError, createListener, isUpgraded } from './http/listener.ts';
-import { createNotice } from './http/notice.ts';
+import { createNotice, type Notice } from './http/notice.ts';
 import { serveOps } from './http/ops.ts';
 import { createPlanner } from './http/plan.ts';
 import { refuse } from './http/refuse.ts';
@@ -29,25 +29,43 @@ import { createClock } from './stream/clock.ts';
 import { createTokenizer, type Tokenizer } from './stream/tokens.ts';
 import { faultFacts, type Logger, logExchange } from './telemetry/log.ts';
 import { createMetrics } from './telemetry/metrics.ts';
+import type { Extent, Page, Snapshot } from './telemetry/registry.ts';
 import { createBalance } from './upstream/balance.ts';
 import type { ConnectionCounts } from './upstream/client.ts';
 import { createOutlet, type Outlet } from './upstream/outlet.ts';
 
-export interface Gateway {
+/** What serves: one process, or several that are one to everybody outside. */
+export interface Served {
   /** Where clients call, e.g. `http://127.0.0.1:8080`. */
   readonly url: string;
   readonly opsUrl: string;
-  /** Serves new requests by another configuration; live ones keep theirs. `listen` waits for a restart, with a warning. */
-  reload(config: Config): void;
+  /** Serves new requests by another configuration, at once; live ones keep theirs. `listen` and `workers` wait for a restart. */
+  reload(config: Config): Promise<void>;
   /** Tells the metrics that a configuration was not taken. */
   reloadFailed(): void;
+  /** Drains, and closes everything. */
+  close(drainMs?: number): Promise<void>;
+}
+
+/** A gateway in this process. */
+export interface Gateway extends Served {
   /**
    * Says on `/readyz` that it is leaving, and where a load balancer asks for that, serves on until it has heard. Then takes no
    * more requests and lets live ones end for at most `drainMs`, by default `server.drain`. The ops listener stays.
    */
   drain(drainMs?: number): Promise<void>;
-  /** Drains, and closes everything. */
-  close(drainMs?: number): Promise<void>;
+  /** What this process has counted, for whoever adds several up. */
+  read(extent: Extent): Promise<Snapshot>;
+}
+
+/** What the processes of one gateway have in common. */
+export interface Common {
+  /** Of the end of all; `/readyz` is asked now of this process, now of another. */
+  readonly notice: Notice;
+  /** The one count in memory of what callers use. */
+  countInMemory(): LimitStore;
+  /** The metrics of all. */
+  scrape(accept: string): Promise<Page>;
 }
 
 export interface GatewayParts {
@@ -60,6 +78,8 @@ export interface GatewayParts {
   readonly renewMs?: number;
   /** Counts tokens; one of its own if absent. One that is given may serve several gateways, and is not closed with this one. */
   readonly tokenizer?: Tokenizer;
+  /** Where this process is one of several. */
+  readonly common?: Common;
 }
 
 /** Beyond so much of all prompts together, the next ones' tokens are not counted. */
@@ -90,12 +110,13 @@ interface Generation {
  * Starts a gateway: both listeners accept when it resolves.
  * @throws the error of `listen` (EADDRINUSE, EACCES, …) with nothing left open
  */
-export async function startGateway({ config: initial, log, version, beatMs, renewMs, tokenizer: given }: GatewayParts): Promise<Gateway> {
+export async function startGateway(parts: GatewayParts): Promise<Gateway> {
+  const { config: initial, log, version, beatMs, renewMs, tokenizer: given, common } = parts;
   const clock = createClock(beatMs, (fault) => onFault(fault));
   const tokenizer = given ?? createTokenizer();
   const passages = new Set<Passage>();
   const retired = new Set<Outlet>();
-  const notice = createNotice(clock.now);
+  const notice = common?.notice ?? createNotice(clock.now);
   let state: 'ready' | 'leaving' | 'draining' = 'ready';
 
   const metrics = createMetrics({
@@ -117,7 +138,7 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
   const room = createRoom(() => current.config.server.maxHeldBodiesBytes);
   const promptRoom = createRoom(() => MAX_PROMPTS_BYTES);
   const leases = createLeases(onFault, renewMs);
-  let store = await openLimitStore(initial.limits, tellStore);
+  let store = await openLimitStore(initial.limits, tellStore, common?.countInMemory);
   let storeChange: Promise<void> = Promise.resolve();
   const limiter = await createLimiter(app, { config: () => current.config, store: () => store, leases, now: clock.now });
   let current = createGeneration(initial, outletsFor(initial));
@@ -166,7 +187,7 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
   function changeStore(settings: Config['limits']): void {
     storeChange = storeChange.then(async () => {
       const before = store;
-      store = await openLimitStore(settings, tellStore);
+      store = await openLimitStore(settings, tellStore, common?.countInMemory);
       void closeStore(before).catch(onFault);
     });
     storeChange = storeChange.catch(onFault);
@@ -196,7 +217,7 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
     for (const { upstream, health } of current.outlets.values()) yield [upstream.name, health.isUp];
   }
 
-  function reload(config: Config): void {
+  async function reload(config: Config): Promise<void> {
     const before = current;
     current = createGeneration(config, outletsFor(config, before.outlets));
     const kept = new Set(current.outlets.values());
@@ -207,17 +228,19 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
     }
     forgetRetired();
     applyProcessSettings();
-    const waits = (['server', 'ops'] as const).filter((part) => !isDeepStrictEqual(config[part].listen, before.config[part].listen));
-    for (const part of waits) log.warn(`${part}.listen changes only with a restart`);
     if (!isDeepStrictEqual(config.limits, before.config.limits)) changeStore(config.limits);
     metrics.reloaded(true);
-    log.info({ upstreams: config.upstreams.map(({ name }) => name) }, 'configuration reloaded');
   }
 
   function applyProcessSettings(): void {
     const { server, log: logSettings } = current.config;
     log.level = logSettings.level;
-    for (const on of new Set([app, ops])) on.server.maxConnections = server.maxConnections;
+    for (const on of new Set([app, ops])) {
+      on.server.maxConnections = server.maxConnections;
+      // Or one of several processes, with its share of connections, would have the next one handed to another; and where all
+      // have theirs, it would go round for ever.
+      Object.assign(on.server, { dropMaxConnection: true });
+    }
   }
 
   /** A refusal ends its exchange; whatever failed, the answer has the form of section 5. */
@@ -305,7 +328,7 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
   serveHealth(app, readiness, notice.asked);
   if (ops !== app) serveHealth(ops, readiness, () => undefined);
   for (const on of new Set([app, ops])) answerErrors(on);
-  serveOps(ops, () => current.config, metrics);
+  serveOps(ops, () => current.config, common ?? metrics);
   await serveClients();
   applyProcessSettings();
   try {
@@ -315,7 +338,7 @@ export async function startGateway({ config: initial, log, version, beatMs, rene
     await close();
     throw error;
   }
-  return { url: urlOf(app), opsUrl: urlOf(ops), reload, reloadFailed: () => metrics.reloaded(false), drain, close };
+  return { url: urlOf(app), opsUrl: urlOf(ops), reload, reloadFailed: () => metrics.reloaded(false), drain, close, read: metrics.read };
 }
 
 /** Adds `ADDRESS` or `ADDRESS/BITS`. */

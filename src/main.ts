@@ -2,8 +2,9 @@
 // The process's edge: commands, environment, signals and exit codes. Nothing else touches the process.
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync, watchFile } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { setTimeout as delayFor } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
+import { isDeepStrictEqual, parseArgs } from 'node:util';
 import closeWithGrace from 'close-with-grace';
 import {
   type Address,
@@ -17,7 +18,7 @@ import {
   type Upstream,
 } from './config.ts';
 import { type Demo, startDemo } from './demo/server.ts';
-import { type Gateway, startGateway } from './gateway.ts';
+import type { Served } from './gateway.ts';
 import { hashKey } from './http/auth.ts';
 import { MAX_NOTICE_MS } from './http/notice.ts';
 import { createLogger, faultFacts, type Logger } from './telemetry/log.ts';
@@ -53,6 +54,10 @@ type Flags = { config?: string; listen?: string; watch?: boolean };
 const WATCH_MS = 500;
 /** How long live streams may finish after a fault of the process itself. */
 const FAULT_DRAIN_MS = 3000;
+/** How the primary calls this program where it is to be a worker, which no person does. */
+const WORKER = 'worker';
+/** They reach every process of a terminal's or a service's group; the primary tells its workers what to do. */
+const SIGNALS_OF_PRIMARY = ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTERM'] as const;
 /** For what comes after the drain: the last events read, the last tokens counted. */
 const OVERTIME_MS = 2000;
 
@@ -66,6 +71,7 @@ async function main(argv: string[]): Promise<number | undefined> {
   if (command === 'serve') return serve(values);
   if (command === 'check') return check(values);
   if (command === 'demo') return demo(values);
+  if (command === WORKER && process.connected) return work();
   return refuseUsage(`there is no command "${command}"`);
 }
 
@@ -99,8 +105,14 @@ function readVersion(): string {
   return version;
 }
 
+interface Loaded {
+  readonly config: Config;
+  /** Undefined where it comes from the environment alone. */
+  readonly file: string | undefined;
+}
+
 /** Loads the configuration, telling problems and warnings on standard error; undefined where it cannot be used. */
-function load(flags: Flags): { config: Config; file: string | undefined } | undefined {
+function load(flags: Flags): Loaded | undefined {
   const file = flags.config ?? process.env.SLUICEGATE_CONFIG ?? (existsSync(DEFAULT_FILE) ? DEFAULT_FILE : undefined);
   let text: string | undefined;
   try {
@@ -158,12 +170,12 @@ async function serve(flags: Flags): Promise<number | undefined> {
   try {
     if (loaded.config.upstreams.length === 0) demoUpstream = await startDemo({ host: '127.0.0.1', port: 0 });
     const config = withDemo(loaded.config, demoUpstream);
-    const gateway = await startGateway({ config, log, version: readVersion() });
+    const gateway = await start(config, log);
     // Lines for a person go where they cannot break a stream of JSON lines.
     const lines = config.log.format === 'json' || !isTerminal ? process.stderr : process.stdout;
     lines.write(startLines(gateway, config, demoUpstream !== undefined));
     log.info({ url: gateway.url, opsUrl: gateway.opsUrl, upstreams: config.upstreams.map(({ name }) => name) }, 'listening');
-    reloadOnDemand(gateway, flags, loaded.file, demoUpstream, log);
+    reloadOnDemand(gateway, flags, { ...loaded, config }, demoUpstream, log);
     endWithGrace(gateway, demoUpstream, config, log);
     return undefined;
   } catch (error) {
@@ -172,25 +184,67 @@ async function serve(flags: Flags): Promise<number | undefined> {
   }
 }
 
+/** In this process, or in so many others behind one port. */
+async function start(config: Config, log: Logger): Promise<Served> {
+  const { workers } = config.server;
+  const count = workers === 'auto' ? availableParallelism() : workers;
+  // Whoever only looks after workers needs none of what they serve with: some 15 MB.
+  if (count > 1) return (await import('./workers/supervisor.ts')).startWorkers({ config, log, count, args: [WORKER] });
+  return (await import('./gateway.ts')).startGateway({ config, log, version: readVersion() });
+}
+
+/** A worker: serves as the primary says, and ends when it says so, or with it. */
+async function work(): Promise<number | undefined> {
+  for (const signal of SIGNALS_OF_PRIMARY) process.on(signal, () => undefined);
+  // One line a write: those of all processes share the pipe, which keeps a write whole up to 4 KiB (PIPE_BUF).
+  Object.assign(process.stdout, { _writev: null });
+  const { startWorker } = await import('./workers/worker.ts');
+  const worker = await startWorker(readVersion(), process.stdout.isTTY === true);
+  if (worker === undefined) return EXIT.couldNotStart;
+  const tellFault = (failure: unknown) => worker.log.fatal(faultFacts(failure), 'the process failed inside');
+  closeWithGrace({ delay: false, logger: false, skip: [...SIGNALS_OF_PRIMARY], onSecondError: tellFault }, async ({ err }) => {
+    if (err) tellFault(err);
+    await Promise.race([worker.fault(FAULT_DRAIN_MS), delayFor(FAULT_DRAIN_MS + OVERTIME_MS)]);
+  });
+  await worker.closed;
+  process.exit(EXIT.clean);
+}
+
 function withDemo(config: Config, demoUpstream: Demo | undefined): Config {
   return config.upstreams.length > 0 || demoUpstream === undefined ? config : { ...config, upstreams: upstreamOf(demoUpstream) };
 }
 
 /** Loads the file again on SIGHUP, and with --watch whenever it changes: whole, or not at all. */
-function reloadOnDemand(gateway: Gateway, flags: Flags, file: string | undefined, demoUpstream: Demo | undefined, log: Logger): void {
-  const reload = () => {
+function reloadOnDemand(gateway: Served, flags: Flags, loaded: Loaded, demoUpstream: Demo | undefined, log: Logger): void {
+  const { file } = loaded;
+  let current = loaded.config;
+  const reload = async () => {
     const again = load(flags);
-    if (again !== undefined) return gateway.reload(withDemo(again.config, demoUpstream));
-    gateway.reloadFailed();
-    log.error('the new configuration was not taken; the old one stays');
+    if (again === undefined) {
+      gateway.reloadFailed();
+      log.error('the new configuration was not taken; the old one stays');
+      return;
+    }
+    const before = current;
+    current = withDemo(again.config, demoUpstream);
+    await gateway.reload(current);
+    tellReload(log, before, current);
   };
   process.on('SIGHUP', reload);
   // Looked at, not listened to: editors and Kubernetes replace the file, and a watch would stay with the old one.
   if (flags.watch && file !== undefined) watchFile(file, { interval: WATCH_MS }, reload);
 }
 
+/** Logs that another configuration is in effect, and what of it is not. */
+function tellReload(log: Logger, before: Config, { server, ops, upstreams }: Config): void {
+  if (!isDeepStrictEqual(server.listen, before.server.listen)) log.warn('server.listen changes only with a restart');
+  if (!isDeepStrictEqual(ops.listen, before.ops.listen)) log.warn('ops.listen changes only with a restart');
+  if (server.workers !== before.server.workers) log.warn('server.workers changes only with a restart');
+  log.info({ upstreams: upstreams.map(({ name }) => name) }, 'configuration reloaded');
+}
+
 /** Signals drain; a second one, or a drain that does not come to its end, is an end at once with a code of failure. */
-function endWithGrace(gateway: Gateway, demoUpstream: Demo | undefined, { server }: Config, log: Logger): void {
+function endWithGrace(gateway: Served, demoUpstream: Demo | undefined, { server }: Config, log: Logger): void {
   const delay = Number.isFinite(server.drainMs) ? MAX_NOTICE_MS + server.drainMs + OVERTIME_MS : false;
   const tellFault = (failure: unknown) => log.fatal(faultFacts(failure), 'the process failed inside');
   closeWithGrace({ delay, logger: false, skip: ['SIGHUP'], onSecondError: tellFault }, async ({ signal, err }) => {
@@ -214,7 +268,7 @@ function upstreamOf({ url }: Demo): Upstream[] {
 }
 
 /** What a person needs first: where to point an app, a line to try it with, where the numbers are, who answers. */
-function startLines(gateway: Gateway, config: Config, isDemo: boolean): string {
+function startLines(gateway: Served, config: Config, isDemo: boolean): string {
   const [url, opsUrl] = [gateway.url, gateway.opsUrl].map(reachable);
   const model = isDemo ? 'demo' : 'gpt-4o-mini';
   const key = config.clients.length > 0 ? ' -H "authorization: Bearer $SLUICEGATE_KEY"' : '';

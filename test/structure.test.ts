@@ -32,7 +32,8 @@ function roomOf(file: string): string {
 
 /** Which rooms a room may import values from. Types may be shared between siblings. */
 const below: Record<string, string[]> = {
-  main: ['gateway', 'http', 'telemetry', 'demo', 'config'],
+  main: ['gateway', 'workers', 'http', 'telemetry', 'demo', 'config'],
+  workers: ['gateway', 'http', 'limits', 'telemetry', 'config'],
   gateway: ['http', 'limits', 'upstream', 'stream', 'telemetry', 'config', 'errors', 'exchange'],
   http: ['limits', 'upstream', 'stream', 'telemetry', 'config', 'errors', 'exchange', 'spending'],
   upstream: ['config', 'errors'],

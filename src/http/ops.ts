@@ -7,7 +7,7 @@ import type { Metrics } from '../telemetry/metrics.ts';
 import { createGuard } from './guard.ts';
 
 /** Serves all of ops but the health checks. With `ops.token`, each needs it as `Authorization: Bearer`. */
-export function serveOps(app: FastifyInstance, config: () => Config, metrics: Metrics): void {
+export function serveOps(app: FastifyInstance, config: () => Config, metrics: Pick<Metrics, 'scrape'>): void {
   const checkToken = (request: FastifyRequest) => {
     const { token } = config().ops;
     if (token !== undefined && !isSameSecret(request.headers.authorization ?? '', `Bearer ${token}`))

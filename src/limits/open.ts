@@ -13,12 +13,14 @@ export interface OpenStore extends LimitStore {
 /**
  * Resolves at the latest a second later, whatever becomes of a shared store: one that is away at the start is like one that dies later.
  * @param onChange told when a shared store goes away, with a code, and when it is back
+ * @param countInMemory makes the store in memory, which is this process's own if absent
  */
 export async function openLimitStore(
   { store, onStoreFailure }: Config['limits'],
   onChange: (isUp: boolean, code: string | undefined) => void,
+  countInMemory: () => LimitStore = createMemoryStore,
 ): Promise<OpenStore> {
-  if (store === 'memory') return Object.assign(createMemoryStore(), { isUp: true });
-  const local = onStoreFailure === 'allow' ? createMemoryStore() : undefined;
+  if (store === 'memory') return Object.assign(countInMemory(), { isUp: true });
+  const local = onStoreFailure === 'allow' ? countInMemory() : undefined;
   return createFailoverStore({ shared: createRedisStore({ url: store }), local, onChange });
 }

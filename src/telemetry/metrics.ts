@@ -1,9 +1,9 @@
 // What ops teams scrape: every instrument, written from the exchanges, and nowhere else.
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Exchange, Phase } from '../exchange.ts';
 import type { Standings } from '../limits/store.ts';
 import { outputSoFar } from '../spending.ts';
 import type { ConnectionCounts } from '../upstream/client.ts';
+import { type Counter, createInstruments, type Extent, type Page, type Snapshot, writePage } from './registry.ts';
 
 export interface Metrics {
   /** Writes an ended exchange; once each. */
@@ -19,8 +19,10 @@ export interface Metrics {
   rejectedUnparsed(reason: string): void;
   /** A configuration was loaded, or refused. */
   reloaded(isSuccessful: boolean): void;
+  /** What the instruments say now. */
+  read(extent: Extent): Promise<Snapshot>;
   /** The metrics in the format that `accept` asks for: Prometheus text, or OpenMetrics. */
-  scrape(accept: string): Promise<{ contentType: string; body: string }>;
+  scrape(accept: string): Promise<Page>;
 }
 
 export interface MetricsParts {
@@ -52,9 +54,6 @@ const GEN_AI_SECONDS = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.
 const GEN_AI_CHUNK_SECONDS = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.5, 1, 2, 5, 10];
 const GEN_AI_TOKENS = [1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864];
 
-/** prom-client's own default metrics that promtool refuses: gauges named like counters. */
-const NOT_LINTABLE = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total'];
-
 type Labels = Record<string, string>;
 
 /** What of a live exchange has been added to counters already. */
@@ -67,15 +66,7 @@ interface Told {
 
 /** All instruments on a registry of their own. */
 export function createMetrics(parts: MetricsParts): Metrics {
-  const registry = new Registry();
-  collectDefaultMetrics({ register: registry });
-  for (const name of NOT_LINTABLE) registry.removeSingleMetric(name);
-
-  const counter = (name: string, help: string, ...labelNames: string[]) => new Counter({ name, help, labelNames, registers: [registry] });
-  const gauge = (name: string, help: string, ...labelNames: string[]) => new Gauge({ name, help, labelNames, registers: [registry] });
-  const histogram = (name: string, help: string, buckets: number[], ...labelNames: string[]) =>
-    new Histogram({ name, help, buckets, labelNames, registers: [registry] });
-
+  const { counter, gauge, histogram, read: readAll } = createInstruments();
   const requests = counter('sluicegate_requests_total', 'Requests ended.', 'client', 'upstream', 'model', 'endpoint', 'outcome');
   const responses = counter('sluicegate_responses_total', 'Answers of upstreams, by status.', 'upstream', 'status');
   const active = gauge('sluicegate_streams_active', 'Requests under way at an upstream.', 'client', 'upstream', 'model');
@@ -306,6 +297,13 @@ export function createMetrics(parts: MetricsParts): Metrics {
     }
   }
 
+  /** Nobody looks at gauges where counts are read for safety, each second: a shared store is not asked then. */
+  async function read(extent: Extent): Promise<Snapshot> {
+    collectGauges();
+    if (extent === 'all') await collectLimits();
+    return readAll(extent);
+  }
+
   function reloaded(isSuccessful: boolean): void {
     reloadSuccessful.set(isSuccessful ? 1 : 0);
     if (isSuccessful) reloadTime.setToCurrentTime();
@@ -333,13 +331,8 @@ export function createMetrics(parts: MetricsParts): Metrics {
     attempt: (upstream, result) => attempts.inc({ upstream, result }),
     response: (upstream, status) => responses.inc({ upstream, status: String(status) }),
     rejectedUnparsed: (reason) => rejections.inc({ client: 'anonymous', reason }),
-    async scrape(accept) {
-      collectGauges();
-      await collectLimits();
-      const isOpenMetrics = accept.includes('application/openmetrics-text');
-      registry.setContentType(isOpenMetrics ? (Registry.OPENMETRICS_CONTENT_TYPE as never) : Registry.PROMETHEUS_CONTENT_TYPE);
-      return { contentType: registry.contentType, body: await registry.metrics() };
-    },
+    read,
+    scrape: async (accept) => writePage(await read('all'), accept),
   };
 }
 

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import type { Tokenizer } from '../../src/stream/tokens.ts';
 import { startTestGateway, UPSTREAM_KEY } from '../support/gateway.ts';
+import { parseMetrics } from '../support/metrics.ts';
 import { createRandom } from '../support/random.ts';
 import { expectedUsage, recordedStreams } from '../support/streams.ts';
 import { startUpstream } from '../support/upstream.ts';
@@ -385,4 +386,6 @@ t.test('promtool finds nothing to object to', { skip }, async (t) => {
   const openMetrics = await fetch(`${gateway.opsUrl}/metrics`, { headers: { accept: 'application/openmetrics-text; version=1.0.0' } });
   t.match(openMetrics.headers.get('content-type'), /^application\/openmetrics-text/);
   t.match(await openMetrics.text(), /# EOF\n$/);
+  const again = parseMetrics(await (await fetch(`${gateway.opsUrl}/metrics`)).text());
+  t.ok(again.names.has('sluicegate_requests_total'), 'and who asks for the older format afterwards gets its names');
 });

@@ -56,6 +56,12 @@ const MAX_HELD_BYTES = 256 * 1024;
 const MAX_DROPPED_BYTES = 64 * 1024;
 const DROP_MS = 1_000;
 
+/** Where an attempt went, and how many of its keys are left. */
+interface Sent {
+  readonly target: Target;
+  readonly furtherKeys: number;
+}
+
 /** An event stream that is held until it has shown what it is. */
 interface Held {
   readonly status: number;
@@ -86,7 +92,8 @@ export function createTries(
   let winner: Attempt | undefined;
   let isFirst = true;
 
-  function send(target: Target): void {
+  /** @param furtherKeys so many keys may yet be tried, should this one be refused */
+  function send(target: Target, furtherKeys: number = target.upstream.apiKeys.length - 1): void {
     const { upstream } = target;
     const outlet = parts.outletOf(upstream);
     const key = outlet.keys.take();
@@ -109,7 +116,7 @@ export function createTries(
         onPhase(phase) {
           if (attempt === leading() && !events.hasBegun()) events.onPhase(phase);
         },
-        onHead: (status, headers) => judgeHead(attempt, target, status, headers),
+        onHead: (status, headers) => judgeHead(attempt, { target, furtherKeys }, status, headers),
         onFail: (failure) => lose(attempt, failure),
       },
     );
@@ -121,13 +128,12 @@ export function createTries(
     return winner ?? live.keys().next().value;
   }
 
-  function judgeHead(attempt: Attempt, target: Target, status: number, headers: HeaderList): Taker | undefined {
+  function judgeHead(attempt: Attempt, { target, furtherKeys }: Sent, status: number, headers: HeaderList): Taker | undefined {
     const { upstream } = target;
     if (isRefusal(status, upstream)) {
       // It has not served the call, so that another key of the same upstream may be tried for it.
-      const isOfKey =
-        (status === 401 || status === 429) && parts.outletOf(upstream).keys.hasFresh && canRepeat && upstream.apiKeys.length > 1;
-      if (isOfKey && !events.hasBegun()) return passOver(attempt, () => send(target));
+      const isOfKey = (status === 401 || status === 429) && furtherKeys > 0 && parts.outletOf(upstream).keys.hasFresh;
+      if (isOfKey && canRepeat && !events.hasBegun()) return passOver(attempt, () => send(target, furtherKeys - 1));
       if (canGoOn()) return passOver(attempt, next);
     }
     if (status >= 400 && live.size > 1) return passOver(attempt, reconsider);
@@ -135,7 +141,7 @@ export function createTries(
       const askLess = () => {
         asker.remember(upstream);
         live.delete(attempt);
-        send(target);
+        send(target, furtherKeys);
       };
       return createRefusalReader(status, headers, askLess, (...head) => win(attempt, ...head));
     }

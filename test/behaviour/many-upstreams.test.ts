@@ -217,6 +217,18 @@ t.test('apiKeys: in turn; one that is refused rests, and the call goes on with a
   t.equal((await client.head()).status, 429);
 });
 
+t.test('apiKeys: each is tried once for a call, however soon it may be used again', async (t) => {
+  const upstream = { apiKey: undefined, apiKeys: ['sk-a', 'sk-b'] };
+  const { main, gateway, client } = await start(t, { upstream, row: { upstreams: ['main'] } });
+  client.request(chat);
+  (await main.request()).respond(429, { ...json, 'retry-after-ms': '1' }, '{}');
+  const second = await main.request();
+  await new Promise((resolve) => setTimeout(resolve, 1_050)); // the shortest rest: the first one is fresh again
+  second.respond(429, { ...json, 'retry-after-ms': '1' }, '{}');
+  t.equal((await client.head()).status, 429);
+  t.match(await gateway.ended(), { attempts: 2, outcome: 'upstream_error' });
+});
+
 t.test('apiKeyFile: read again when it changes, also where it is replaced', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'sluicegate-key-'));
   const file = join(folder, 'key');

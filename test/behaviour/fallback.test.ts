@@ -349,6 +349,22 @@ t.test('a client that leaves while tries go on ends them all, and no further one
   t.equal(metrics.value('sluicegate_upstream_connections', { state: 'active' }), 0);
 });
 
+t.test('a client that leaves while the next one is waited for leaves in that phase, and not in one of the last try', async (t) => {
+  const { main, other, gateway, client } = await start(t, { upstream: { maxConnections: 1 } });
+  client.request(chat);
+  (await main.request()).connection.reset();
+  await other.request();
+  const second = await connect(gateway.port);
+  second.request(chat);
+  (await main.request()).connection.reset();
+  for (let queued = 0; queued !== 1; )
+    queued = (await gateway.metrics()).value('sluicegate_upstream_connections', { upstream: 'other', state: 'queued' }) ?? 0;
+  second.reset();
+  const line = await gateway.ended();
+  t.match(line, { outcome: 'client_closed', phase: 'connect', attempts: 2, tried: ['main upstream_reset', 'other aborted'] });
+  t.equal(line.cause, undefined);
+});
+
 t.test('early headers are something that has gone down: what fails behind them is told as an event, and not tried elsewhere', async (t) => {
   const { main, other, gateway, client } = await start(t, { sse: { earlyHeaders: '30ms' } });
   client.request(chat);

@@ -203,10 +203,14 @@ export function createTries(
     const wasLive = live.delete(attempt);
     if (attempt !== winner && !wasLive) return;
     exchange.cause = failure.cause;
-    if (attempt === winner) events.onFail(failure);
-    else if (live.size > 0) reconsider();
-    else if (canGoOn()) next();
-    else events.onFail(failure);
+    if (attempt !== winner && live.size > 0) {
+      reconsider();
+    } else if (attempt !== winner && canGoOn()) {
+      next();
+    } else {
+      exchange.upstream = attempt.upstream.name;
+      events.onFail(failure);
+    }
   }
 
   function createMeter(): Meter {
@@ -276,6 +280,7 @@ export function createTries(
     commit() {
       const kept = leading();
       for (const [attempt, held] of live) if (attempt !== kept) giveUp(attempt, held);
+      if (kept !== undefined) exchange.upstream = kept.upstream.name;
       const held = kept && live.get(kept);
       if (kept !== undefined && held !== undefined && winner === undefined) release(kept, held);
     },

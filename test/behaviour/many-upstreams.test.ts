@@ -178,7 +178,32 @@ t.test('hedge: a client that leaves in between closes both', async (t) => {
   const closings = requests.map(({ connection }) => connection.closed);
   client.reset();
   await Promise.all(closings);
-  t.match(await gateway.ended(), { outcome: 'client_closed', attempts: 2 });
+  t.match(await gateway.ended(), { outcome: 'client_closed', attempts: 2, tried: ['other aborted', 'main aborted'] });
+  t.equal((await gateway.metrics()).value('sluicegate_upstream_attempts_total'), 2, 'each try is told once');
+});
+
+t.test('hedge: what is told is of the upstream that failed last, or that early headers speak for', async (t) => {
+  const upstream = { timeouts: { firstByte: '80ms' } };
+  const late = await start(t, { row: { hedge: '10ms' }, upstream });
+  late.client.request(chat);
+  await late.main.request();
+  (await late.other.request()).connection.reset();
+  t.match(await late.client.head(), { status: 504, headers: { 'x-sluicegate-upstream': 'main' } });
+  t.match(await late.gateway.ended(), {
+    upstream: 'main',
+    outcome: 'timeout_first_byte',
+    tried: ['other upstream_reset', 'main upstream_timeout'],
+  });
+
+  const early = await start(t, { row: { hedge: '10ms' }, sse: { earlyHeaders: '60ms' } });
+  early.client.request(chat);
+  const kept = await early.main.request();
+  const { closed } = (await early.other.request()).connection;
+  t.match(await early.client.head(), { status: 200, headers: { 'x-sluicegate-upstream': 'main' } });
+  await closed;
+  t.equal((await early.gateway.metrics()).value('sluicegate_streams_active', { upstream: 'main' }), 1);
+  kept.connection.reset();
+  t.match(await early.gateway.ended(), { upstream: 'main', outcome: 'upstream_reset' });
 });
 
 t.test('apiKeys: in turn; one that is refused rests, and the call goes on with another', async (t) => {
@@ -271,7 +296,7 @@ t.test('weights share out first tries; leastBusy goes where the fewest calls are
 });
 
 t.test('eject: one that fails is put aside while another can serve, one call probes it, and it comes back', async (t) => {
-  const upstream = { eject: { failures: 2, for: '60ms' } };
+  const upstream = { eject: { failures: 2, for: '500ms' } };
   const scene = await start(t, { upstream });
   const { main, other, gateway } = scene;
   const up = async () => (await gateway.metrics()).value('sluicegate_upstream_up', { upstream: 'main' });

@@ -136,17 +136,18 @@ export function createTries(
       if (isOfKey && canRepeat && !events.hasBegun()) return passOver(attempt, () => send(target, furtherKeys - 1));
       if (canGoOn()) return passOver(attempt, next);
     }
-    if (status >= 400 && live.size > 1) return passOver(attempt, reconsider);
+    const take = () => (status >= 400 && live.size > 1 ? passOver(attempt, reconsider) : win(attempt, status, headers));
     if (attempt.edit.strip !== undefined && mayRefuseAsking(status) && !events.hasBegun()) {
       const askLess = () => {
         asker.remember(upstream);
         live.delete(attempt);
+        attempt.tell('refused');
         send(target, furtherKeys);
       };
-      return createRefusalReader(status, headers, askLess, (...head) => win(attempt, ...head));
+      return createRefusalReader(askLess, take);
     }
     const isHeld = isPlainStream(status, headers) && (canGoOn() || live.size > 1);
-    return isHeld ? hold(attempt, status, headers) : win(attempt, status, headers);
+    return isHeld ? hold(attempt, status, headers) : take();
   }
 
   /** Whether there is another target, and it is not too late for it. */

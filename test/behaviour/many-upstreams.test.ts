@@ -206,6 +206,22 @@ t.test('hedge: what is told is of the upstream that failed last, or that early h
   t.match(await early.gateway.ended(), { upstream: 'main', outcome: 'upstream_reset' });
 });
 
+t.test('hedge: an upstream that only refuses to be asked for usage is asked without, whoever else is under way', async (t) => {
+  const { main, other, gateway, client } = await start(t, { row: { hedge: '10ms' }, upstream: { usage: 'ask' } });
+  client.request(chat);
+  const refusing = await main.request();
+  const rival = await other.request();
+  refusing.respond(400, json, '{"error":{"message":"unknown: stream_options"}}');
+  const again = await main.request();
+  t.equal((await again.body()).toString(), chat.body);
+  again.startSse();
+  again.event(content('served'));
+  finishStream(again);
+  await rival.connection.closed;
+  t.match(await client.body().then(String), 'served');
+  t.match(await gateway.ended(), { upstream: 'main', attempts: 3, tried: ['main refused', 'other lost', 'main ok'] });
+});
+
 t.test('apiKeys: in turn; one that is refused rests, and the call goes on with another', async (t) => {
   const upstream = { apiKey: undefined, apiKeys: ['sk-a', 'sk-b', 'sk-c'] };
   const { main, gateway, client } = await start(t, { upstream, row: { upstreams: ['main'] } });

@@ -55,7 +55,14 @@ function gather(onText: (text: string) => void): Taker {
 
 function filterList(text: string, allows: (model: string) => boolean): string {
   const list = readList(text);
-  return list === undefined ? NOTHING : JSON.stringify({ ...list, data: list.data.filter(({ id }) => allows(id)) });
+  if (list === undefined) return NOTHING;
+  const data = list.data.filter(({ id }) => allows(id));
+  return JSON.stringify({ ...list, data, ...('first_id' in list ? endsOf(data) : {}) });
+}
+
+/** Anthropic's words for where a list begins and ends. */
+function endsOf(data: readonly Model[]): { first_id: string | null; last_id: string | null } {
+  return { first_id: data[0]?.id ?? null, last_id: data.at(-1)?.id ?? null };
 }
 
 function readList(text: string): { readonly data: Model[] } | undefined {
@@ -179,7 +186,7 @@ function mergeLists({ upstreams, names, serves }: ModelMerge, lists: ReadonlyMap
   for (const id of names) if (!models.has(id)) models.set(id, { ...NAMED, id } as Model);
   const data = [...models.values()];
   // With Anthropic's words for the whole list, which OpenAI's SDKs pass over.
-  return { object: 'list', data, has_more: false, first_id: data[0]?.id ?? null, last_id: data.at(-1)?.id ?? null };
+  return { object: 'list', data, has_more: false, ...endsOf(data) };
 }
 
 const NAMED = { object: 'model', created: 0, owned_by: 'sluicegate' };

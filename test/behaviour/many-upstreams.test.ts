@@ -1,4 +1,5 @@
 // Promise: many upstreams are one: the first to write serves, work goes where there is room, keys and upstreams that refuse rest, and their models are one list.
+import { createHash } from 'node:crypto';
 import { mkdtempSync, renameSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -410,6 +411,19 @@ t.test(
     t.equal((await client.head()).status, 500, 'nothing is made up');
   },
 );
+
+t.test('a list for a client with models names no other one, not even as the first or the last of it', async (t) => {
+  const clients = [{ name: 'team', keySha256: createHash('sha256').update('sk-team').digest('hex'), models: ['b*'] }];
+  const { main, other, client } = await start(t, { clients: clients as object });
+  const list = (...ids: string[]) =>
+    JSON.stringify({ data: ids.map((id) => ({ id })), has_more: false, first_id: ids[0], last_id: ids.at(-1) });
+  client.request({ target: '/v1/models', headers: { authorization: 'Bearer sk-team' } });
+  (await main.request()).respond(200, json, list('a', 'b1', 'b2', 'c'));
+  (await other.request()).respond(200, json, list());
+  const text = await client.body().then(String);
+  t.match(JSON.parse(text), { data: [{ id: 'b1' }, { id: 'b2' }], first_id: 'b1', last_id: 'b2' });
+  t.notMatch(text, /"[acm]"/);
+});
 
 t.test('calls that name no model go to the first upstream that claims their path', async (t) => {
   const [main, other] = [await startUpstream(), await startUpstream()];

@@ -102,7 +102,8 @@ export function gatherModels(
   const lists = new Map<Upstream, readonly Model[]>();
   let server: Attempt | undefined;
   let refusal: Refusal | undefined;
-  let failure: AttemptFailure | undefined;
+  let failure: (AttemptFailure & { readonly upstream: string }) | undefined;
+  let isFirst = true;
   let begunAtMs = Number.POSITIVE_INFINITY;
 
   function ask(upstream: Upstream): void {
@@ -111,11 +112,14 @@ export function gatherModels(
     const attempt: Attempt = createAttempt(
       { clock, metrics, exchange, outlet, key, edit, request: requestFor(request, { upstream, key, edit, body: undefined }) },
       {
-        onStart: events.onStart,
+        onStart() {
+          if (isFirst) events.onStart();
+          isFirst = false;
+        },
         onPhase: events.onPhase,
         onHead: (status, headers) => gather((text) => take(attempt, status, headers, text)),
         onFail(why) {
-          failure ??= why;
+          failure ??= { ...why, upstream: upstream.name };
           leave(attempt);
         },
       },
@@ -144,7 +148,13 @@ export function gatherModels(
     live.clear();
     if (server !== undefined) answer(server, 200, ['content-type', 'application/json'], JSON.stringify(mergeLists(merge, lists)));
     else if (refusal !== undefined) answer(refusal.attempt, refusal.status, withoutLength(refusal.headers), refusal.text);
-    else if (failure !== undefined) events.onFail(failure);
+    else if (failure !== undefined) failAs(failure);
+  }
+
+  function failAs(why: NonNullable<typeof failure>): void {
+    exchange.upstream = why.upstream;
+    exchange.cause = why.cause;
+    events.onFail(why);
   }
 
   function answer(attempt: Attempt, status: number, headers: HeaderList, text: string): void {

@@ -409,6 +409,18 @@ t.test(
     (await main.request()).respond(500, json, '{"error":{"message":"down"}}');
     (await other.request()).connection.reset();
     t.equal((await client.head()).status, 500, 'nothing is made up');
+    await client.body();
+    for (let line = await gateway.ended(); line.status !== 500; ) line = await gateway.ended();
+
+    const overhead = (await gateway.metrics()).value('sluicegate_overhead_seconds_count', { part: 'request' });
+    t.equal(overhead, 3, 'one a request');
+    client.request({ method: 'GET', target: '/v1/models' });
+    (await main.request()).connection.reset();
+    (await other.request()).connection.reset();
+    t.equal((await client.head()).status, 502);
+    const { tried, ...failed } = await gateway.ended();
+    t.match(failed, { outcome: 'upstream_reset', cause: /\w/ });
+    t.equal((tried as string[])[0], `${failed.upstream} upstream_reset`, 'the first one’s failure is the answer');
   },
 );
 

@@ -293,7 +293,6 @@ export function createTries(
     abort(onClosed) {
       const last = leading();
       for (const attempt of [...dropped.keys(), ...live.keys()]) if (attempt !== last) attempt.abort();
-      live.clear();
       last?.abort(onClosed);
     },
   };

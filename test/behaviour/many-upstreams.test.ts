@@ -338,6 +338,16 @@ t.test('eject: one that fails is put aside while another can serve, one call pro
   t.equal(await up(), 1);
 });
 
+t.test('eject: silence behind early headers is a failure as any other', async (t) => {
+  const upstream = { eject: { failures: 1, for: '10m' }, timeouts: { firstByte: '80ms' } };
+  const { main, gateway, client } = await start(t, { upstream, sse: { earlyHeaders: '10ms' } });
+  client.request(chat);
+  await main.request();
+  t.match(await client.until('}}\n\n'), 'upstream_timeout');
+  t.match(await gateway.ended(), { outcome: 'timeout_first_byte', upstream: 'main' });
+  t.equal((await gateway.metrics()).value('sluicegate_upstream_up', { upstream: 'main' }), 0);
+});
+
 t.test('eject: where all are aside, all are tried', async (t) => {
   const { main, gateway, client } = await start(t, { upstream: { eject: { failures: 1, for: '10m' } }, row: { upstreams: ['main'] } });
   for (let n = 0; n < 3; n++) {

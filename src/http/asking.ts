@@ -35,10 +35,10 @@ export function mayRefuseAsking(status: number): boolean {
 
 /**
  * Reads an answer that may refuse `stream_options`.
- * @param retry called where it does
- * @param pass called where it does not: returns who takes the answer instead, from its first byte
+ * @param retry called where it does; false: it is too late for that
+ * @param pass called where it does not, or it is too late: returns who takes the answer instead, from its first byte
  */
-export function createRefusalReader(retry: () => void, pass: () => Taker | undefined): Taker {
+export function createRefusalReader(retry: () => boolean, pass: () => Taker | undefined): Taker {
   const pieces: Buffer[] = [];
   let length = 0;
   let instead: Taker | undefined;
@@ -59,10 +59,7 @@ export function createRefusalReader(retry: () => void, pass: () => Taker | undef
       if (length > MAX_REFUSAL_BYTES) passOn();
     },
     end() {
-      if (instead === undefined && Buffer.concat(pieces).includes('stream_options')) {
-        retry();
-        return;
-      }
+      if (instead === undefined && Buffer.concat(pieces).includes('stream_options') && retry()) return;
       if (instead === undefined) passOn();
       instead?.end();
     },

@@ -140,9 +140,11 @@ export function createTries(
     if (attempt.edit.strip !== undefined && mayRefuseAsking(status) && !events.hasBegun()) {
       const askLess = () => {
         asker.remember(upstream);
+        if (events.hasBegun()) return false;
         live.delete(attempt);
         attempt.tell('refused');
         send(target, furtherKeys);
+        return true;
       };
       return createRefusalReader(askLess, take);
     }

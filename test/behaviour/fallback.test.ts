@@ -376,6 +376,20 @@ t.test('early headers are something that has gone down: what fails behind them i
   t.equal(other.requestCount, 0);
 });
 
+t.test('early headers: a body that is not kept any longer is not sent again without its bytes', async (t) => {
+  const body = JSON.stringify({ model: 'm', stream: true, messages: ['x'.repeat(5 * 1024 * 1024)] });
+  const { main, gateway, client } = await start(t, { sse: { earlyHeaders: '150ms' }, upstream: { usage: 'ask' } });
+  client.request({ ...chat, body });
+  const request = await main.request();
+  await request.body();
+  request.connection.write(`HTTP/1.1 400 No\r\ncontent-type: application/json\r\ncontent-length: 47\r\n\r\n{"error":{"message":`);
+  t.equal((await client.head()).status, 200);
+  request.connection.write('"unknown: stream_options"}}');
+  t.match(await client.until('}}\n\n'), 'unknown: stream_options');
+  t.match(await gateway.ended(), { outcome: 'upstream_error', attempts: 1 });
+  t.equal(main.requestCount, 1);
+});
+
 t.test('the model is called by its own name at each upstream, by a splice: every other byte stays', async (t) => {
   const body = '{ "messages" : [{"model":"m"}],\t"mod\\u0065l" : "m" , "stream":true}';
   const row = { rewrite: 'big-1', upstreams: ['main', { name: 'other', rewrite: 'größer/2"' }] };

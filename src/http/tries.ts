@@ -137,7 +137,7 @@ export function createTries(
       if (canGoOn()) return passOver(attempt, next);
     }
     const take = () => (status >= 400 && live.size > 1 ? passOver(attempt, reconsider) : win(attempt, status, headers));
-    if (attempt.edit.strip !== undefined && mayRefuseAsking(status) && !events.hasBegun()) {
+    if (attempt.edit.strip !== undefined && mayRefuseAsking(status)) {
       const askLess = () => {
         asker.remember(upstream);
         if (events.hasBegun()) return false;

@@ -390,6 +390,19 @@ t.test('early headers: a body that is not kept any longer is not sent again with
   t.equal(main.requestCount, 1);
 });
 
+t.test('early headers: an upstream that refuses to be asked for usage after them is remembered as well', async (t) => {
+  const { main, gateway, client } = await start(t, { sse: { earlyHeaders: '30ms' }, upstream: { usage: 'ask' } });
+  client.request(chat);
+  const request = await main.request();
+  t.match((await request.body()).toString(), 'stream_options');
+  t.equal((await client.head()).status, 200);
+  request.respond(400, json, '{"error":{"message":"unknown: stream_options"}}');
+  t.match(await gateway.ended(), { outcome: 'upstream_error', attempts: 1 });
+  const again = await connect(gateway.port);
+  again.request(chat);
+  t.equal((await (await main.request()).body()).toString(), chat.body);
+});
+
 t.test('the model is called by its own name at each upstream, by a splice: every other byte stays', async (t) => {
   const body = '{ "messages" : [{"model":"m"}],\t"mod\\u0065l" : "m" , "stream":true}';
   const row = { rewrite: 'big-1', upstreams: ['main', { name: 'other', rewrite: 'größer/2"' }] };

@@ -376,6 +376,43 @@ t.test('early headers are something that has gone down: what fails behind them i
   t.equal(other.requestCount, 0);
 });
 
+t.test('an answer that is passed over is read on for the sake of its connection: a little of it, and for a moment', async (t) => {
+  const plays: [name: string, play: (request: UpstreamRequest) => void, isKept: boolean][] = [
+    ['short', (request) => request.respond(503, json, '{}'), true],
+    ['long', ({ connection }) => connection.write(`HTTP/1.1 503 No\r\ncontent-length: 999999\r\n\r\n${'x'.repeat(200_000)}`), false],
+    ['endless', ({ connection }) => connection.write('HTTP/1.1 503 No\r\ncontent-length: 9999\r\n\r\nwait'), false],
+  ];
+  for (const [name, play, isKept] of plays) {
+    const { main, other, client } = await start(t);
+    client.request(chat);
+    const request = await main.request();
+    play(request);
+    const second = await other.request();
+    const passedAtMs = performance.now();
+    if (!isKept) {
+      const { at } = await request.connection.closed;
+      t.ok(name === 'long' ? at - passedAtMs < 700 : at - passedAtMs > 700, `${name}: after ${at - passedAtMs} ms`);
+    }
+    second.respond(200, json, '{}');
+    t.equal((await client.head()).status, 200);
+    await client.body();
+    client.request(chat);
+    (await main.request()).respond(200, json, '{}');
+    await client.body();
+    t.equal(main.connections.length, isKept ? 1 : 2, name);
+  }
+});
+
+t.test('what is held of a stream is bounded: an event that is longer is no error, and goes down as it comes', async (t) => {
+  const { main, other, client } = await start(t);
+  client.request(chat);
+  const request = await main.request();
+  request.startSse();
+  request.chunk(`data: {"choices":[{"index":0,"delta":{"content":"${'x'.repeat(300 * 1024)}`);
+  t.equal((await client.head()).headers['x-sluicegate-upstream'], 'main', 'before the event has ended');
+  t.equal(other.requestCount, 0);
+});
+
 t.test('early headers: a body that is not kept any longer is not sent again without its bytes', async (t) => {
   const body = JSON.stringify({ model: 'm', stream: true, messages: ['x'.repeat(5 * 1024 * 1024)] });
   const { main, gateway, client } = await start(t, { sse: { earlyHeaders: '150ms' }, upstream: { usage: 'ask' } });

@@ -401,6 +401,14 @@ t.test('an answer that is passed over is read on for the sake of its connection:
     await client.body();
     t.equal(main.connections.length, isKept ? 1 : 2, name);
   }
+  const { main, other, client } = await start(t);
+  client.request(chat);
+  const endless = await main.request();
+  endless.connection.write('HTTP/1.1 503 No\r\ncontent-length: 9999\r\n\r\nwait');
+  (await other.request()).respond(200, json, '{}');
+  await client.body();
+  const endedAtMs = performance.now();
+  t.ok((await endless.connection.closed).at - endedAtMs < 700, 'and not for longer than the request lasts');
 });
 
 t.test('what is held of a stream is bounded: an event that is longer is no error, and goes down as it comes', async (t) => {

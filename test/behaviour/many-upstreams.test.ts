@@ -271,6 +271,33 @@ t.test('apiKeys: each is tried once for a call, however soon it may be used agai
   t.match(await gateway.ended(), { attempts: 2, outcome: 'upstream_error' });
 });
 
+t.test('apiKeys: a body that is too long to be sent again goes once, with one key', async (t) => {
+  const upstream = { apiKey: undefined, apiKeys: ['sk-a', 'sk-b'] };
+  const { main, gateway, client } = await start(t, { upstream, row: { upstreams: ['main'], replay: '1KiB' } });
+  client.request({ ...chat, body: JSON.stringify({ model: 'm', messages: ['x'.repeat(2000)] }) });
+  (await main.request()).respond(429, json, '{}');
+  t.equal((await client.head()).status, 429);
+  t.match(await gateway.ended(), { attempts: 1 });
+});
+
+t.test('usage is taken out of the answer of whoever was asked for it, and of no other', async (t) => {
+  const { main, other, client } = await start(t, { upstream: { usage: 'ask' } });
+  client.request(chat);
+  const asked = await main.request();
+  asked.startSse();
+  asked.event(content('x'));
+  finishStream(asked);
+  t.notMatch(await client.body().then(String), 'usage');
+  client.request(chat);
+  (await main.request()).respond(500, json, '{}');
+  const unasked = await other.request();
+  t.equal((await unasked.body()).toString(), chat.body);
+  unasked.startSse();
+  unasked.event(content('x'));
+  finishStream(unasked);
+  t.match(await client.body().then(String), /"usage":\{/);
+});
+
 t.test('apiKeyFile: read again when it changes, also where it is replaced', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'sluicegate-key-'));
   const file = join(folder, 'key');
@@ -338,6 +365,32 @@ t.test('eject: one that fails is put aside while another can serve, one call pro
   t.equal(await up(), 1);
 });
 
+t.test('eject: a probe that tells nothing lets the next call probe; a queue that is full says nothing of the upstream', async (t) => {
+  const upstream = { eject: { failures: 1, for: '40ms' }, maxConnections: 1, timeouts: { connect: '60ms' } };
+  const { main, gateway } = await start(t, { upstream, row: { upstreams: ['main'] } });
+  const up = async () => (await gateway.metrics()).value('sluicegate_upstream_up', { upstream: 'main' });
+  const call = async (play: (request: UpstreamRequest, client: WireClient) => void) => {
+    const client = await connect(gateway.port);
+    client.request(chat);
+    play(await main.request(), client);
+    return await gateway.ended();
+  };
+  const respond = (status: number) => (request: UpstreamRequest) => request.respond(status, json, '{}');
+  const leave = (_: UpstreamRequest, client: WireClient) => client.reset();
+  for (const tellNothing of [leave, respond(429)]) {
+    await call(respond(500));
+    t.equal(await up(), 0);
+    await new Promise((resolve) => setTimeout(resolve, 60)); // its time aside
+    await call(tellNothing);
+    t.equal(await up(), 0);
+    await call(respond(200));
+    t.equal(await up(), 1);
+  }
+  const waiting = await connect(gateway.port);
+  t.match(await call(() => waiting.request(chat)), { outcome: 'rejected', rejection: 'overloaded' });
+  t.equal(await up(), 1);
+});
+
 t.test('eject: silence behind early headers is a failure as any other', async (t) => {
   const upstream = { eject: { failures: 1, for: '10m' }, timeouts: { firstByte: '80ms' } };
   const { main, gateway, client } = await start(t, { upstream, sse: { earlyHeaders: '10ms' } });
@@ -374,6 +427,7 @@ t.test('one of two upstreams is killed under load: no call is lost that had not 
   t.strictSame(lost, []);
   t.ok(calls.some(({ upstream, sentAtMs }) => upstream === 'main' && sentAtMs < killedAtMs));
   t.ok(calls.every(({ upstream, isComplete, sentAtMs }) => sentAtMs < killedAtMs || (upstream === 'other' && isComplete)));
+  for (const _ of calls) await gateway.ended();
   const metrics = await gateway.metrics();
   t.equal(metrics.value('sluicegate_requests_total'), 400);
   t.equal(metrics.value('sluicegate_upstream_up', { upstream: 'main' }), 0);
@@ -433,6 +487,15 @@ t.test(
     t.equal((tried as string[])[0], `${failed.upstream} upstream_reset`, 'the first one’s failure is the answer');
   },
 );
+
+t.test('GET /v1/models: a client that leaves closes all of it', async (t) => {
+  const { main, other, gateway, client } = await start(t);
+  client.request({ target: '/v1/models' });
+  const closings = [await main.request(), await other.request()].map(({ connection }) => connection.closed);
+  client.reset();
+  await Promise.all(closings);
+  t.match(await gateway.ended(), { outcome: 'client_closed', attempts: 2 });
+});
 
 t.test('a list for a client with models names no other one, not even as the first or the last of it', async (t) => {
   const clients = [{ name: 'team', keySha256: createHash('sha256').update('sk-team').digest('hex'), models: ['b*'] }];

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import OpenAI from 'openai';
 import t, { type Test } from 'tap';
+import { loadConfig } from '../../src/config.ts';
 import { startTestGateway, type TestGateway, UPSTREAM_KEY } from '../support/gateway.ts';
 import { callWhileKilling } from '../support/killed-upstream.ts';
 import { runSluicegate } from '../support/process.ts';
@@ -399,6 +400,41 @@ t.test('eject: silence behind early headers is a failure as any other', async (t
   t.match(await client.until('}}\n\n'), 'upstream_timeout');
   t.match(await gateway.ended(), { outcome: 'timeout_first_byte', upstream: 'main' });
   t.equal((await gateway.metrics()).value('sluicegate_upstream_up', { upstream: 'main' }), 0);
+});
+
+t.test('a reload keeps connections and health of an upstream whose settings stay; a call goes on as it began', async (t) => {
+  const scene = await start(t, { upstream: { eject: { failures: 1, for: '10m' } } });
+  const { main, other, gateway, client } = scene;
+  const reload = (more: string) => {
+    const text = `
+upstreams:
+  main: { baseUrl: "${main.url}", apiKey: ${UPSTREAM_KEY}, usage: asSent, eject: { failures: 1, for: 10m } }
+  other: { baseUrl: "${other.url}", apiKey: sk-other, usage: asSent${more} }
+models: [{ match: m, upstreams: [main, other], price: { input: 1 } }]`;
+    const loaded = loadConfig({ file: 'test.yaml', text }, {});
+    if (!loaded.ok) throw new Error(JSON.stringify(loaded.problems));
+    gateway.reload(loaded.config);
+  };
+  client.request(chat);
+  const first = await main.request();
+  reload(', maxConnections: 7');
+  first.respond(500, json, '{}');
+  (await other.request()).respond(200, json, '{}');
+  t.equal((await client.head()).headers['x-sluicegate-upstream'], 'other', 'where it could go when it came');
+  await client.body();
+  t.equal((await gateway.metrics()).value('sluicegate_upstream_up', { upstream: 'main' }), 0, 'it is still aside');
+  const connectionsAfterCall = async () => {
+    client.request(chat);
+    (await other.request()).respond(200, json, '{}');
+    await client.body();
+    return other.connections.length;
+  };
+  t.equal(await connectionsAfterCall(), 2, 'its settings have changed');
+  reload(', maxConnections: 7');
+  t.equal(await connectionsAfterCall(), 2, 'they have not');
+  reload('');
+  t.equal(await connectionsAfterCall(), 3);
+  t.equal(main.requestCount, 1);
 });
 
 t.test('eject: where all are aside, all are tried', async (t) => {

@@ -1,6 +1,5 @@
 // Asking for token usage on a client's behalf: which calls, and what is done where an upstream refuses.
 import type { Upstream } from '../config.ts';
-import type { HeaderList } from '../upstream/headers.ts';
 
 /** Where `stream_options` is known (OpenAI API reference). */
 const ENDPOINTS = new Set(['/v1/chat/completions', '/v1/completions']);
@@ -36,21 +35,16 @@ export function mayRefuseAsking(status: number): boolean {
 
 /**
  * Reads an answer that may refuse `stream_options`.
- * @param retry called where it does
- * @param pass called where it does not: returns who takes the answer instead, from its first byte
+ * @param retry called where it does; false: it is too late for that
+ * @param pass called where it does not, or it is too late: returns who takes the answer instead, from its first byte
  */
-export function createRefusalReader(
-  status: number,
-  headers: HeaderList,
-  retry: () => void,
-  pass: (status: number, headers: HeaderList) => Taker | undefined,
-): Taker {
+export function createRefusalReader(retry: () => boolean, pass: () => Taker | undefined): Taker {
   const pieces: Buffer[] = [];
   let length = 0;
   let instead: Taker | undefined;
 
   function passOn(): void {
-    instead = pass(status, headers);
+    instead = pass();
     for (const piece of pieces.splice(0)) instead?.chunk(piece);
   }
 
@@ -65,10 +59,7 @@ export function createRefusalReader(
       if (length > MAX_REFUSAL_BYTES) passOn();
     },
     end() {
-      if (instead === undefined && Buffer.concat(pieces).includes('stream_options')) {
-        retry();
-        return;
-      }
+      if (instead === undefined && Buffer.concat(pieces).includes('stream_options') && retry()) return;
       if (instead === undefined) passOn();
       instead?.end();
     },

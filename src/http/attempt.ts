@@ -116,6 +116,8 @@ export function createAttempt(parts: AttemptParts, events: AttemptEvents): Attem
   function begin(): void {
     exchange.upstream = upstream.name;
     exchange.attempts += 1;
+    exchange.cause = undefined;
+    events.onPhase('connect');
     calledAtMs = clock.now();
     call = client.send(parts.request, {
       onStart() {
@@ -179,6 +181,7 @@ export function createAttempt(parts: AttemptParts, events: AttemptEvents): Attem
 
   function abort(onClosed?: () => void): void {
     isOver = true;
+    if (calledAtMs !== undefined) tell('aborted');
     trial.close();
     call?.abort(onClosed);
   }

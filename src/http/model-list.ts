@@ -55,7 +55,14 @@ function gather(onText: (text: string) => void): Taker {
 
 function filterList(text: string, allows: (model: string) => boolean): string {
   const list = readList(text);
-  return list === undefined ? NOTHING : JSON.stringify({ ...list, data: list.data.filter(({ id }) => allows(id)) });
+  if (list === undefined) return NOTHING;
+  const data = list.data.filter(({ id }) => allows(id));
+  return JSON.stringify({ ...list, data, ...('first_id' in list ? endsOf(data) : {}) });
+}
+
+/** Anthropic's words for where a list begins and ends. */
+function endsOf(data: readonly Model[]): { first_id: string | null; last_id: string | null } {
+  return { first_id: data[0]?.id ?? null, last_id: data.at(-1)?.id ?? null };
 }
 
 function readList(text: string): { readonly data: Model[] } | undefined {
@@ -95,7 +102,8 @@ export function gatherModels(
   const lists = new Map<Upstream, readonly Model[]>();
   let server: Attempt | undefined;
   let refusal: Refusal | undefined;
-  let failure: AttemptFailure | undefined;
+  let failure: (AttemptFailure & { readonly upstream: string }) | undefined;
+  let isFirst = true;
   let begunAtMs = Number.POSITIVE_INFINITY;
 
   function ask(upstream: Upstream): void {
@@ -104,11 +112,14 @@ export function gatherModels(
     const attempt: Attempt = createAttempt(
       { clock, metrics, exchange, outlet, key, edit, request: requestFor(request, { upstream, key, edit, body: undefined }) },
       {
-        onStart: events.onStart,
+        onStart() {
+          if (isFirst) events.onStart();
+          isFirst = false;
+        },
         onPhase: events.onPhase,
         onHead: (status, headers) => gather((text) => take(attempt, status, headers, text)),
         onFail(why) {
-          failure ??= why;
+          failure ??= { ...why, upstream: upstream.name };
           leave(attempt);
         },
       },
@@ -137,7 +148,13 @@ export function gatherModels(
     live.clear();
     if (server !== undefined) answer(server, 200, ['content-type', 'application/json'], JSON.stringify(mergeLists(merge, lists)));
     else if (refusal !== undefined) answer(refusal.attempt, refusal.status, withoutLength(refusal.headers), refusal.text);
-    else if (failure !== undefined) events.onFail(failure);
+    else if (failure !== undefined) failAs(failure);
+  }
+
+  function failAs(why: NonNullable<typeof failure>): void {
+    exchange.upstream = why.upstream;
+    exchange.cause = why.cause;
+    events.onFail(why);
   }
 
   function answer(attempt: Attempt, status: number, headers: HeaderList, text: string): void {
@@ -179,7 +196,7 @@ function mergeLists({ upstreams, names, serves }: ModelMerge, lists: ReadonlyMap
   for (const id of names) if (!models.has(id)) models.set(id, { ...NAMED, id } as Model);
   const data = [...models.values()];
   // With Anthropic's words for the whole list, which OpenAI's SDKs pass over.
-  return { object: 'list', data, has_more: false, first_id: data[0]?.id ?? null, last_id: data.at(-1)?.id ?? null };
+  return { object: 'list', data, has_more: false, ...endsOf(data) };
 }
 
 const NAMED = { object: 'model', created: 0, owned_by: 'sluicegate' };

@@ -62,6 +62,12 @@ const MAX_HELD_BYTES = 256 * 1024;
 const MAX_DROPPED_BYTES = 64 * 1024;
 const DROP_MS = 1_000;
 
+/** Where an attempt went, and how many of its keys are left. */
+interface Sent {
+  readonly target: Target;
+  readonly furtherKeys: number;
+}
+
 /** An event stream that is held until it has shown what it is. */
 interface Held {
   readonly status: number;
@@ -92,7 +98,8 @@ export function createTries(
   let winner: Attempt | undefined;
   let isFirst = true;
 
-  function send(target: Target): void {
+  /** @param furtherKeys so many keys may yet be tried, should this one be refused */
+  function send(target: Target, furtherKeys: number = target.upstream.apiKeys.length - 1): void {
     const { upstream } = target;
     const outlet = parts.outletOf(upstream);
     const key = outlet.keys.take();
@@ -115,9 +122,9 @@ export function createTries(
         onPhase(phase) {
           if (attempt === leading() && !events.hasBegun()) events.onPhase(phase);
         },
-        onHead: (status, headers) => judgeHead(attempt, target, status, headers),
+        onHead: (status, headers) => judgeHead(attempt, { target, furtherKeys }, status, headers),
         onSwitch(headers, socket) {
-          take(attempt);
+          choose(attempt);
           events.onSwitch?.(attempt, headers, socket);
         },
         onFail: (failure) => lose(attempt, failure),
@@ -131,26 +138,28 @@ export function createTries(
     return winner ?? live.keys().next().value;
   }
 
-  function judgeHead(attempt: Attempt, target: Target, status: number, headers: HeaderList): Taker | undefined {
+  function judgeHead(attempt: Attempt, { target, furtherKeys }: Sent, status: number, headers: HeaderList): Taker | undefined {
     const { upstream } = target;
     if (isRefusal(status, upstream)) {
       // It has not served the call, so that another key of the same upstream may be tried for it.
-      const isOfKey =
-        (status === 401 || status === 429) && parts.outletOf(upstream).keys.hasFresh && canRepeat && upstream.apiKeys.length > 1;
-      if (isOfKey && !events.hasBegun()) return passOver(attempt, () => send(target));
+      const isOfKey = (status === 401 || status === 429) && furtherKeys > 0 && parts.outletOf(upstream).keys.hasFresh;
+      if (isOfKey && canRepeat && !events.hasBegun()) return passOver(attempt, () => send(target, furtherKeys - 1));
       if (canGoOn()) return passOver(attempt, next);
     }
-    if (status >= 400 && live.size > 1) return passOver(attempt, reconsider);
-    if (attempt.edit.strip !== undefined && mayRefuseAsking(status) && !events.hasBegun()) {
+    const take = () => (status >= 400 && live.size > 1 ? passOver(attempt, reconsider) : win(attempt, status, headers));
+    if (attempt.edit.strip !== undefined && mayRefuseAsking(status)) {
       const askLess = () => {
         asker.remember(upstream);
+        if (events.hasBegun()) return false;
         live.delete(attempt);
-        send(target);
+        attempt.tell('refused');
+        send(target, furtherKeys);
+        return true;
       };
-      return createRefusalReader(status, headers, askLess, (...head) => win(attempt, ...head));
+      return createRefusalReader(askLess, take);
     }
     const isHeld = isPlainStream(status, headers) && (canGoOn() || live.size > 1);
-    return isHeld ? hold(attempt, status, headers) : win(attempt, status, headers);
+    return isHeld ? hold(attempt, status, headers) : take();
   }
 
   /** Whether there is another target, and it is not too late for it. */
@@ -164,11 +173,11 @@ export function createTries(
   }
 
   function win(attempt: Attempt, status: number, headers: HeaderList): Taker | undefined {
-    take(attempt);
+    choose(attempt);
     return events.onAnswer(attempt, status, headers);
   }
 
-  function take(attempt: Attempt): void {
+  function choose(attempt: Attempt): void {
     winner = attempt;
     live.delete(attempt);
     for (const [rival, held] of live) giveUp(rival, held);
@@ -211,10 +220,14 @@ export function createTries(
     const wasLive = live.delete(attempt);
     if (attempt !== winner && !wasLive) return;
     exchange.cause = failure.cause;
-    if (attempt === winner) events.onFail(failure);
-    else if (live.size > 0) reconsider();
-    else if (canGoOn()) next();
-    else events.onFail(failure);
+    if (attempt !== winner && live.size > 0) {
+      reconsider();
+    } else if (attempt !== winner && canGoOn()) {
+      next();
+    } else {
+      exchange.upstream = attempt.upstream.name;
+      events.onFail(failure);
+    }
   }
 
   function createMeter(): Meter {
@@ -284,6 +297,7 @@ export function createTries(
     commit() {
       const kept = leading();
       for (const [attempt, held] of live) if (attempt !== kept) giveUp(attempt, held);
+      if (kept !== undefined) exchange.upstream = kept.upstream.name;
       const held = kept && live.get(kept);
       if (kept !== undefined && held !== undefined && winner === undefined) release(kept, held);
     },
@@ -295,7 +309,6 @@ export function createTries(
     abort(onClosed) {
       const last = leading();
       for (const attempt of [...dropped.keys(), ...live.keys()]) if (attempt !== last) attempt.abort();
-      live.clear();
       last?.abort(onClosed);
     },
   };

@@ -39,6 +39,8 @@ export function createHealth(rules: EjectRules | undefined, now: () => number): 
   let asideUntilMs: number | undefined;
   let forMs = 0;
   let probe: Trial | undefined;
+  /** Whose answer ended the last row of failures. */
+  let lastAnswered: Trial | undefined;
 
   function putAside(): void {
     if (rules === undefined) return;
@@ -53,7 +55,7 @@ export function createHealth(rules: EjectRules | undefined, now: () => number): 
   }
 
   function isBad(): boolean {
-    return rules !== undefined && (failuresInRow >= rules.failures || (recent.calls() >= ENOUGH_CALLS && recent.failed() >= rules.share));
+    return rules !== undefined && (failuresInRow >= rules.failures || (recent.calls() >= ENOUGH_CALLS && recent.share() >= rules.share));
   }
 
   const isFit = () => asideUntilMs === undefined || (probe === undefined && now() >= asideUntilMs);
@@ -67,17 +69,23 @@ export function createHealth(rules: EjectRules | undefined, now: () => number): 
     },
     begin() {
       let hasFailed = false;
+      let hasAnswered = false;
+      let rowBefore = 0;
       const trial: Trial = {
         answered() {
           if (probe === trial) bringBack();
+          hasAnswered = true;
+          lastAnswered = trial;
+          rowBefore = failuresInRow;
           failuresInRow = 0;
-          recent.add(false);
+          recent.answered();
         },
         failed() {
           if (hasFailed) return;
           hasFailed = true;
-          failuresInRow += 1;
-          recent.add(true);
+          // An answer that breaks off has ended no row.
+          failuresInRow += lastAnswered === trial ? rowBefore + 1 : 1;
+          recent.failed(hasAnswered);
           // What was under way when it was put aside says nothing new.
           if (asideUntilMs === undefined ? isBad() : probe === trial) putAside();
           trial.close();
@@ -114,13 +122,18 @@ function createShare(now: () => number) {
   }
 
   return {
-    add(hasFailed: boolean) {
+    answered() {
       turn();
       halves[0].calls += 1;
-      if (hasFailed) halves[0].failures += 1;
+    },
+    /** @param isCounted whether the call was counted when it was answered */
+    failed(isCounted: boolean) {
+      turn();
+      if (!isCounted) halves[0].calls += 1;
+      halves[0].failures += 1;
     },
     calls: () => sum('calls'),
-    failed: () => sum('failures') / Math.max(1, sum('calls')),
+    share: () => sum('failures') / Math.max(1, sum('calls')),
     clear() {
       halves = [none(), none()];
     },

@@ -349,6 +349,22 @@ t.test('a client that leaves while tries go on ends them all, and no further one
   t.equal(metrics.value('sluicegate_upstream_connections', { state: 'active' }), 0);
 });
 
+t.test('a client that leaves while the next one is waited for leaves in that phase, and not in one of the last try', async (t) => {
+  const { main, other, gateway, client } = await start(t, { upstream: { maxConnections: 1 } });
+  client.request(chat);
+  (await main.request()).connection.reset();
+  await other.request();
+  const second = await connect(gateway.port);
+  second.request(chat);
+  (await main.request()).connection.reset();
+  for (let queued = 0; queued !== 1; )
+    queued = (await gateway.metrics()).value('sluicegate_upstream_connections', { upstream: 'other', state: 'queued' }) ?? 0;
+  second.reset();
+  const line = await gateway.ended();
+  t.match(line, { outcome: 'client_closed', phase: 'connect', attempts: 2, tried: ['main upstream_reset', 'other aborted'] });
+  t.equal(line.cause, undefined);
+});
+
 t.test('early headers are something that has gone down: what fails behind them is told as an event, and not tried elsewhere', async (t) => {
   const { main, other, gateway, client } = await start(t, { sse: { earlyHeaders: '30ms' } });
   client.request(chat);
@@ -358,6 +374,78 @@ t.test('early headers are something that has gone down: what fails behind them i
   t.match(await client.until('}}\n\n'), /"code":"busy"/);
   t.match(await gateway.ended(), { outcome: 'upstream_error', attempts: 1 });
   t.equal(other.requestCount, 0);
+});
+
+t.test('an answer that is passed over is read on for the sake of its connection: a little of it, and for a moment', async (t) => {
+  const plays: [name: string, play: (request: UpstreamRequest) => void, isKept: boolean][] = [
+    ['short', (request) => request.respond(503, json, '{}'), true],
+    ['long', ({ connection }) => connection.write(`HTTP/1.1 503 No\r\ncontent-length: 999999\r\n\r\n${'x'.repeat(200_000)}`), false],
+    ['endless', ({ connection }) => connection.write('HTTP/1.1 503 No\r\ncontent-length: 9999\r\n\r\nwait'), false],
+  ];
+  for (const [name, play, isKept] of plays) {
+    const { main, other, client } = await start(t);
+    client.request(chat);
+    const request = await main.request();
+    play(request);
+    const second = await other.request();
+    const passedAtMs = performance.now();
+    if (!isKept) {
+      const { at } = await request.connection.closed;
+      t.ok(name === 'long' ? at - passedAtMs < 700 : at - passedAtMs > 700, `${name}: after ${at - passedAtMs} ms`);
+    }
+    second.respond(200, json, '{}');
+    t.equal((await client.head()).status, 200);
+    await client.body();
+    client.request(chat);
+    (await main.request()).respond(200, json, '{}');
+    await client.body();
+    t.equal(main.connections.length, isKept ? 1 : 2, name);
+  }
+  const { main, other, client } = await start(t);
+  client.request(chat);
+  const endless = await main.request();
+  endless.connection.write('HTTP/1.1 503 No\r\ncontent-length: 9999\r\n\r\nwait');
+  (await other.request()).respond(200, json, '{}');
+  await client.body();
+  const endedAtMs = performance.now();
+  t.ok((await endless.connection.closed).at - endedAtMs < 700, 'and not for longer than the request lasts');
+});
+
+t.test('what is held of a stream is bounded: an event that is longer is no error, and goes down as it comes', async (t) => {
+  const { main, other, client } = await start(t);
+  client.request(chat);
+  const request = await main.request();
+  request.startSse();
+  request.chunk(`data: {"choices":[{"index":0,"delta":{"content":"${'x'.repeat(300 * 1024)}`);
+  t.equal((await client.head()).headers['x-sluicegate-upstream'], 'main', 'before the event has ended');
+  t.equal(other.requestCount, 0);
+});
+
+t.test('early headers: a body that is not kept any longer is not sent again without its bytes', async (t) => {
+  const body = JSON.stringify({ model: 'm', stream: true, messages: ['x'.repeat(5 * 1024 * 1024)] });
+  const { main, gateway, client } = await start(t, { sse: { earlyHeaders: '150ms' }, upstream: { usage: 'ask' } });
+  client.request({ ...chat, body });
+  const request = await main.request();
+  await request.body();
+  request.connection.write(`HTTP/1.1 400 No\r\ncontent-type: application/json\r\ncontent-length: 47\r\n\r\n{"error":{"message":`);
+  t.equal((await client.head()).status, 200);
+  request.connection.write('"unknown: stream_options"}}');
+  t.match(await client.until('}}\n\n'), 'unknown: stream_options');
+  t.match(await gateway.ended(), { outcome: 'upstream_error', attempts: 1 });
+  t.equal(main.requestCount, 1);
+});
+
+t.test('early headers: an upstream that refuses to be asked for usage after them is remembered as well', async (t) => {
+  const { main, gateway, client } = await start(t, { sse: { earlyHeaders: '30ms' }, upstream: { usage: 'ask' } });
+  client.request(chat);
+  const request = await main.request();
+  t.match((await request.body()).toString(), 'stream_options');
+  t.equal((await client.head()).status, 200);
+  request.respond(400, json, '{"error":{"message":"unknown: stream_options"}}');
+  t.match(await gateway.ended(), { outcome: 'upstream_error', attempts: 1 });
+  const again = await connect(gateway.port);
+  again.request(chat);
+  t.equal((await (await main.request()).body()).toString(), chat.body);
 });
 
 t.test('the model is called by its own name at each upstream, by a splice: every other byte stays', async (t) => {

@@ -1,9 +1,11 @@
 // Promise: many upstreams are one: the first to write serves, work goes where there is room, keys and upstreams that refuse rest, and their models are one list.
+import { createHash } from 'node:crypto';
 import { mkdtempSync, renameSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import OpenAI from 'openai';
 import t, { type Test } from 'tap';
+import { loadConfig } from '../../src/config.ts';
 import { startTestGateway, type TestGateway, UPSTREAM_KEY } from '../support/gateway.ts';
 import { callWhileKilling } from '../support/killed-upstream.ts';
 import { runSluicegate } from '../support/process.ts';
@@ -178,7 +180,48 @@ t.test('hedge: a client that leaves in between closes both', async (t) => {
   const closings = requests.map(({ connection }) => connection.closed);
   client.reset();
   await Promise.all(closings);
-  t.match(await gateway.ended(), { outcome: 'client_closed', attempts: 2 });
+  t.match(await gateway.ended(), { outcome: 'client_closed', attempts: 2, tried: ['other aborted', 'main aborted'] });
+  t.equal((await gateway.metrics()).value('sluicegate_upstream_attempts_total'), 2, 'each try is told once');
+});
+
+t.test('hedge: what is told is of the upstream that failed last, or that early headers speak for', async (t) => {
+  const upstream = { timeouts: { firstByte: '80ms' } };
+  const late = await start(t, { row: { hedge: '10ms' }, upstream });
+  late.client.request(chat);
+  await late.main.request();
+  (await late.other.request()).connection.reset();
+  t.match(await late.client.head(), { status: 504, headers: { 'x-sluicegate-upstream': 'main' } });
+  t.match(await late.gateway.ended(), {
+    upstream: 'main',
+    outcome: 'timeout_first_byte',
+    tried: ['other upstream_reset', 'main upstream_timeout'],
+  });
+
+  const early = await start(t, { row: { hedge: '10ms' }, sse: { earlyHeaders: '60ms' } });
+  early.client.request(chat);
+  const kept = await early.main.request();
+  const { closed } = (await early.other.request()).connection;
+  t.match(await early.client.head(), { status: 200, headers: { 'x-sluicegate-upstream': 'main' } });
+  await closed;
+  t.equal((await early.gateway.metrics()).value('sluicegate_streams_active', { upstream: 'main' }), 1);
+  kept.connection.reset();
+  t.match(await early.gateway.ended(), { upstream: 'main', outcome: 'upstream_reset' });
+});
+
+t.test('hedge: an upstream that only refuses to be asked for usage is asked without, whoever else is under way', async (t) => {
+  const { main, other, gateway, client } = await start(t, { row: { hedge: '10ms' }, upstream: { usage: 'ask' } });
+  client.request(chat);
+  const refusing = await main.request();
+  const rival = await other.request();
+  refusing.respond(400, json, '{"error":{"message":"unknown: stream_options"}}');
+  const again = await main.request();
+  t.equal((await again.body()).toString(), chat.body);
+  again.startSse();
+  again.event(content('served'));
+  finishStream(again);
+  await rival.connection.closed;
+  t.match(await client.body().then(String), 'served');
+  t.match(await gateway.ended(), { upstream: 'main', attempts: 3, tried: ['main refused', 'other lost', 'main ok'] });
 });
 
 t.test('apiKeys: in turn; one that is refused rests, and the call goes on with another', async (t) => {
@@ -215,6 +258,45 @@ t.test('apiKeys: in turn; one that is refused rests, and the call goes on with a
   client.request(chat);
   (await main.request()).respond(429, { ...json, 'retry-after': '60' }, '{}');
   t.equal((await client.head()).status, 429);
+});
+
+t.test('apiKeys: each is tried once for a call, however soon it may be used again', async (t) => {
+  const upstream = { apiKey: undefined, apiKeys: ['sk-a', 'sk-b'] };
+  const { main, gateway, client } = await start(t, { upstream, row: { upstreams: ['main'] } });
+  client.request(chat);
+  (await main.request()).respond(429, { ...json, 'retry-after-ms': '1' }, '{}');
+  const second = await main.request();
+  await new Promise((resolve) => setTimeout(resolve, 1_050)); // the shortest rest: the first one is fresh again
+  second.respond(429, { ...json, 'retry-after-ms': '1' }, '{}');
+  t.equal((await client.head()).status, 429);
+  t.match(await gateway.ended(), { attempts: 2, outcome: 'upstream_error' });
+});
+
+t.test('apiKeys: a body that is too long to be sent again goes once, with one key', async (t) => {
+  const upstream = { apiKey: undefined, apiKeys: ['sk-a', 'sk-b'] };
+  const { main, gateway, client } = await start(t, { upstream, row: { upstreams: ['main'], replay: '1KiB' } });
+  client.request({ ...chat, body: JSON.stringify({ model: 'm', messages: ['x'.repeat(2000)] }) });
+  (await main.request()).respond(429, json, '{}');
+  t.equal((await client.head()).status, 429);
+  t.match(await gateway.ended(), { attempts: 1 });
+});
+
+t.test('usage is taken out of the answer of whoever was asked for it, and of no other', async (t) => {
+  const { main, other, client } = await start(t, { upstream: { usage: 'ask' } });
+  client.request(chat);
+  const asked = await main.request();
+  asked.startSse();
+  asked.event(content('x'));
+  finishStream(asked);
+  t.notMatch(await client.body().then(String), 'usage');
+  client.request(chat);
+  (await main.request()).respond(500, json, '{}');
+  const unasked = await other.request();
+  t.equal((await unasked.body()).toString(), chat.body);
+  unasked.startSse();
+  unasked.event(content('x'));
+  finishStream(unasked);
+  t.match(await client.body().then(String), /"usage":\{/);
 });
 
 t.test('apiKeyFile: read again when it changes, also where it is replaced', async (t) => {
@@ -259,7 +341,7 @@ t.test('weights share out first tries; leastBusy goes where the fewest calls are
 });
 
 t.test('eject: one that fails is put aside while another can serve, one call probes it, and it comes back', async (t) => {
-  const upstream = { eject: { failures: 2, for: '60ms' } };
+  const upstream = { eject: { failures: 2, for: '500ms' } };
   const scene = await start(t, { upstream });
   const { main, other, gateway } = scene;
   const up = async () => (await gateway.metrics()).value('sluicegate_upstream_up', { upstream: 'main' });
@@ -282,6 +364,77 @@ t.test('eject: one that fails is put aside while another can serve, one call pro
   }
   t.equal(name, 'main', 'a call probed it');
   t.equal(await up(), 1);
+});
+
+t.test('eject: a probe that tells nothing lets the next call probe; a queue that is full says nothing of the upstream', async (t) => {
+  const upstream = { eject: { failures: 1, for: '40ms' }, maxConnections: 1, timeouts: { connect: '60ms' } };
+  const { main, gateway } = await start(t, { upstream, row: { upstreams: ['main'] } });
+  const up = async () => (await gateway.metrics()).value('sluicegate_upstream_up', { upstream: 'main' });
+  const call = async (play: (request: UpstreamRequest, client: WireClient) => void) => {
+    const client = await connect(gateway.port);
+    client.request(chat);
+    play(await main.request(), client);
+    return await gateway.ended();
+  };
+  const respond = (status: number) => (request: UpstreamRequest) => request.respond(status, json, '{}');
+  const leave = (_: UpstreamRequest, client: WireClient) => client.reset();
+  for (const tellNothing of [leave, respond(429)]) {
+    await call(respond(500));
+    t.equal(await up(), 0);
+    await new Promise((resolve) => setTimeout(resolve, 60)); // its time aside
+    await call(tellNothing);
+    t.equal(await up(), 0);
+    await call(respond(200));
+    t.equal(await up(), 1);
+  }
+  const waiting = await connect(gateway.port);
+  t.match(await call(() => waiting.request(chat)), { outcome: 'rejected', rejection: 'overloaded' });
+  t.equal(await up(), 1);
+});
+
+t.test('eject: silence behind early headers is a failure as any other', async (t) => {
+  const upstream = { eject: { failures: 1, for: '10m' }, timeouts: { firstByte: '80ms' } };
+  const { main, gateway, client } = await start(t, { upstream, sse: { earlyHeaders: '10ms' } });
+  client.request(chat);
+  await main.request();
+  t.match(await client.until('}}\n\n'), 'upstream_timeout');
+  t.match(await gateway.ended(), { outcome: 'timeout_first_byte', upstream: 'main' });
+  t.equal((await gateway.metrics()).value('sluicegate_upstream_up', { upstream: 'main' }), 0);
+});
+
+t.test('a reload keeps connections and health of an upstream whose settings stay; a call goes on as it began', async (t) => {
+  const scene = await start(t, { upstream: { eject: { failures: 1, for: '10m' } } });
+  const { main, other, gateway, client } = scene;
+  const reload = (more: string) => {
+    const text = `
+upstreams:
+  main: { baseUrl: "${main.url}", apiKey: ${UPSTREAM_KEY}, usage: asSent, eject: { failures: 1, for: 10m } }
+  other: { baseUrl: "${other.url}", apiKey: sk-other, usage: asSent${more} }
+models: [{ match: m, upstreams: [main, other], price: { input: 1 } }]`;
+    const loaded = loadConfig({ file: 'test.yaml', text }, {});
+    if (!loaded.ok) throw new Error(JSON.stringify(loaded.problems));
+    gateway.reload(loaded.config);
+  };
+  client.request(chat);
+  const first = await main.request();
+  reload(', maxConnections: 7');
+  first.respond(500, json, '{}');
+  (await other.request()).respond(200, json, '{}');
+  t.equal((await client.head()).headers['x-sluicegate-upstream'], 'other', 'where it could go when it came');
+  await client.body();
+  t.equal((await gateway.metrics()).value('sluicegate_upstream_up', { upstream: 'main' }), 0, 'it is still aside');
+  const connectionsAfterCall = async () => {
+    client.request(chat);
+    (await other.request()).respond(200, json, '{}');
+    await client.body();
+    return other.connections.length;
+  };
+  t.equal(await connectionsAfterCall(), 2, 'its settings have changed');
+  reload(', maxConnections: 7');
+  t.equal(await connectionsAfterCall(), 2, 'they have not');
+  reload('');
+  t.equal(await connectionsAfterCall(), 3);
+  t.equal(main.requestCount, 1);
 });
 
 t.test('eject: where all are aside, all are tried', async (t) => {
@@ -310,6 +463,7 @@ t.test('one of two upstreams is killed under load: no call is lost that had not 
   t.strictSame(lost, []);
   t.ok(calls.some(({ upstream, sentAtMs }) => upstream === 'main' && sentAtMs < killedAtMs));
   t.ok(calls.every(({ upstream, isComplete, sentAtMs }) => sentAtMs < killedAtMs || (upstream === 'other' && isComplete)));
+  for (const _ of calls) await gateway.ended();
   const metrics = await gateway.metrics();
   t.equal(metrics.value('sluicegate_requests_total'), 400);
   t.equal(metrics.value('sluicegate_upstream_up', { upstream: 'main' }), 0);
@@ -355,8 +509,42 @@ t.test(
     (await main.request()).respond(500, json, '{"error":{"message":"down"}}');
     (await other.request()).connection.reset();
     t.equal((await client.head()).status, 500, 'nothing is made up');
+    await client.body();
+    for (let line = await gateway.ended(); line.status !== 500; ) line = await gateway.ended();
+
+    const overhead = (await gateway.metrics()).value('sluicegate_overhead_seconds_count', { part: 'request' });
+    t.equal(overhead, 3, 'one a request');
+    client.request({ method: 'GET', target: '/v1/models' });
+    (await main.request()).connection.reset();
+    (await other.request()).connection.reset();
+    t.equal((await client.head()).status, 502);
+    const { tried, ...failed } = await gateway.ended();
+    t.match(failed, { outcome: 'upstream_reset', cause: /\w/ });
+    t.equal((tried as string[])[0], `${failed.upstream} upstream_reset`, 'the first one’s failure is the answer');
   },
 );
+
+t.test('GET /v1/models: a client that leaves closes all of it', async (t) => {
+  const { main, other, gateway, client } = await start(t);
+  client.request({ target: '/v1/models' });
+  const closings = [await main.request(), await other.request()].map(({ connection }) => connection.closed);
+  client.reset();
+  await Promise.all(closings);
+  t.match(await gateway.ended(), { outcome: 'client_closed', attempts: 2 });
+});
+
+t.test('a list for a client with models names no other one, not even as the first or the last of it', async (t) => {
+  const clients = [{ name: 'team', keySha256: createHash('sha256').update('sk-team').digest('hex'), models: ['b*'] }];
+  const { main, other, client } = await start(t, { clients: clients as object });
+  const list = (...ids: string[]) =>
+    JSON.stringify({ data: ids.map((id) => ({ id })), has_more: false, first_id: ids[0], last_id: ids.at(-1) });
+  client.request({ target: '/v1/models', headers: { authorization: 'Bearer sk-team' } });
+  (await main.request()).respond(200, json, list('a', 'b1', 'b2', 'c'));
+  (await other.request()).respond(200, json, list());
+  const text = await client.body().then(String);
+  t.match(JSON.parse(text), { data: [{ id: 'b1' }, { id: 'b2' }], first_id: 'b1', last_id: 'b2' });
+  t.notMatch(text, /"[acm]"/);
+});
 
 t.test('calls that name no model go to the first upstream that claims their path', async (t) => {
   const [main, other] = [await startUpstream(), await startUpstream()];

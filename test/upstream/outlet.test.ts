@@ -75,11 +75,39 @@ t.test('a share of failures puts it aside too, if the calls were enough and rece
     trial.answered();
     trial.failed();
   };
-  for (let n = 0; n < 9; n++) broken();
+  for (let n = 0; n < 17; n++) broken();
+  t.ok(health.isUp, 'each is one call');
+  broken();
   t.notOk(health.isUp, 'answers that break off are failures as well');
+  const strict = createHealth({ ...RULES, failures: 1000, share: 0.9 }, () => 0);
+  for (let n = 0; n < 20; n++) {
+    const trial = strict.begin();
+    trial.answered();
+    trial.failed();
+  }
+  t.notOk(strict.isUp, 'and nothing but failures, where there is nothing else');
   const never = createHealth(undefined, () => 0);
   for (let n = 0; n < 100; n++) never.begin().failed();
   t.ok(never.isUp && never.isFit);
+});
+
+t.test('answers that break off, one after the other, put it aside; an answer that stands in between starts the row anew', async (t) => {
+  const health = createHealth(RULES, () => 0);
+  const breakOff = () => {
+    const trial = health.begin();
+    trial.answered();
+    trial.failed();
+  };
+  breakOff();
+  breakOff();
+  const long = health.begin();
+  long.answered();
+  health.begin().answered();
+  long.failed();
+  breakOff();
+  t.ok(health.isUp, 'two in a row, whatever was before');
+  breakOff();
+  t.notOk(health.isUp);
 });
 
 t.test(

@@ -8,6 +8,7 @@ import type { UpstreamFailure } from './failure.ts';
 import type { HeaderList } from './headers.ts';
 import { createHttp1Connection } from './http1.ts';
 import { CALLS_PER_CONNECTION } from './http2.ts';
+import { createWireConnection } from './wire.ts';
 
 export type { UpstreamFailure } from './failure.ts';
 
@@ -92,6 +93,14 @@ export interface ConnectionListener {
   onGone(): void;
 }
 
+/**
+ * Calls whose body is whole go on connections that cost little; those with a body that comes as it comes, and WebSockets, on undici's;
+ * and where `http2` is on, all but WebSockets share connections.
+ */
+type Kind = 'whole' | 'streamed' | 'shared';
+
+const HTTP1 = ['http/1.1'];
+
 export type UpstreamSettings = Way & Pick<Upstream, 'maxConnections' | 'http2'>;
 
 /**
@@ -100,68 +109,92 @@ export type UpstreamSettings = Way & Pick<Upstream, 'maxConnections' | 'http2'>;
  * @param probeMs how long an HTTP/2 connection with calls may be silent before it is asked for a sign of life
  */
 export function createUpstreamClient(upstream: UpstreamSettings, probeMs?: number): UpstreamClient {
-  const { origin } = new URL(upstream.baseUrl);
+  const { origin, host } = new URL(upstream.baseUrl);
   const connect = createConnector(upstream);
   const all = new Set<Connection>();
   /** Those that may have room, the one used last at the end: it is the one least likely to have been closed by the other side. */
-  const free: Connection[] = [];
-  const queue = new Set<(connection: Connection) => void>();
+  const free: Record<Kind, Connection[]> = { whole: [], streamed: [], shared: [] };
+  const queue = new Map<(connection: Connection) => void, Kind>();
   /** How many calls the next connection is expected to take; the last one tells. */
   let expectedRoom = upstream.http2 ? CALLS_PER_CONNECTION : 1;
   let isRetired = false;
 
-  function openConnection(): Connection {
-    const listener: ConnectionListener = { onRoom: () => offer(connection), onGone: () => discard(connection) };
-    const connection: Connection = upstream.http2
-      ? createAlpnConnection({ origin, connect, expectedRoom, probeMs, onRoomKnown: (room) => (expectedRoom = room) }, listener)
-      : createHttp1Connection(origin, (onOpened) => connect(['http/1.1'], onOpened), listener);
+  function kindOf({ body, upgrade }: UpstreamRequest): Kind {
+    if (upgrade !== undefined) return 'streamed';
+    if (upstream.http2) return 'shared';
+    return body === undefined || Buffer.isBuffer(body) ? 'whole' : 'streamed';
+  }
+
+  function openConnection(kind: Kind): Connection {
+    const listener: ConnectionListener = { onRoom: () => offer(connection, kind), onGone: () => discard(connection) };
+    const connection = create(kind, listener);
     all.add(connection);
     return connection;
   }
 
+  function create(kind: Kind, listener: ConnectionListener): Connection {
+    if (kind === 'shared') {
+      return createAlpnConnection({ origin, connect, expectedRoom, probeMs, onRoomKnown: (room) => (expectedRoom = room) }, listener);
+    }
+    if (kind === 'whole') return createWireConnection(host, (onOpened, onread) => connect(HTTP1, onOpened, onread), listener);
+    return createHttp1Connection(origin, (onOpened) => connect(HTTP1, onOpened), listener);
+  }
+
   function discard(connection: Connection): void {
     if (!all.delete(connection)) return;
-    const at = free.indexOf(connection);
-    if (at >= 0) free.splice(at, 1);
+    for (const known of Object.values(free)) {
+      const at = known.indexOf(connection);
+      if (at >= 0) known.splice(at, 1);
+    }
     connection.close();
     serveQueue();
   }
 
-  function offer(connection: Connection): void {
+  function offer(connection: Connection, kind: Kind): void {
     if (!all.has(connection)) return;
     if (connection.isIdle && (isRetired || connection.room === 0)) discard(connection);
-    else if (connection.room > 0 && !free.includes(connection)) free.push(connection);
+    else if (connection.room > 0 && !free[kind].includes(connection)) free[kind].push(connection);
     serveQueue();
   }
 
-  function take(): Connection | undefined {
-    for (let connection = free.at(-1); connection !== undefined; connection = free.at(-1)) {
+  function take(kind: Kind): Connection | undefined {
+    for (let connection = free[kind].at(-1); connection !== undefined; connection = free[kind].at(-1)) {
       if (connection.room > 0) return connection;
-      free.pop();
+      free[kind].pop();
       if (connection.isIdle) discard(connection);
     }
+    if (all.size >= upstream.maxConnections) makeRoom();
     if (all.size >= upstream.maxConnections) return undefined;
-    const connection = openConnection();
-    free.push(connection);
+    const connection = openConnection(kind);
+    free[kind].push(connection);
     return connection;
   }
 
+  /** Closes one that is idle and of another kind. */
+  function makeRoom(): void {
+    const idle = Object.values(free)
+      .flat()
+      .find((connection) => connection.isIdle);
+    if (idle !== undefined) discard(idle);
+  }
+
   function serveQueue(): void {
-    for (const begin of queue) {
-      const connection = take();
-      if (connection === undefined) return;
+    for (const [begin, kind] of queue) {
+      const connection = take(kind);
+      if (connection === undefined) continue;
       queue.delete(begin);
       begin(connection);
     }
   }
 
   function send(request: UpstreamRequest, events: UpstreamEvents): UpstreamCall {
+    const kind = kindOf(request);
     let carried: Carried | undefined;
     let isRefused = false;
 
     function begin(connection: Connection): void {
       carried = connection.send(request, events, giveBack);
-      if (connection.room <= 0 && free.at(-1) === connection) free.pop();
+      if (connection.room <= 0 && free[kind].at(-1) === connection) free[kind].pop();
     }
 
     /** It keeps its place: whoever came later is served later. */
@@ -174,12 +207,13 @@ export function createUpstreamClient(upstream: UpstreamSettings, probeMs?: numbe
       isRefused ||= why === 'refused';
       const later = [...queue];
       queue.clear();
-      for (const waiter of [begin, ...later]) queue.add(waiter);
+      queue.set(begin, kind);
+      for (const [waiter, its] of later) queue.set(waiter, its);
       serveQueue();
     }
 
-    const connection = take();
-    if (connection === undefined) queue.add(begin);
+    const connection = take(kind);
+    if (connection === undefined) queue.set(begin, kind);
     else begin(connection);
 
     return {

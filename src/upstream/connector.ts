@@ -1,6 +1,6 @@
 // Opens sockets to an upstream, straight or through a proxy's tunnel, each known from its first SYN on.
-import { isIP, connect as openTcp, type Socket } from 'node:net';
-import { createSecureContext, connect as openTls, type SecureContext } from 'node:tls';
+import { isIP, type OnReadOpts, connect as openTcp, type Socket } from 'node:net';
+import { type ConnectionOptions, createSecureContext, connect as openTls, type SecureContext } from 'node:tls';
 import type { Upstream } from '../config.ts';
 
 /** What opening a socket depends on. */
@@ -17,8 +17,11 @@ export interface Opening {
 /** Called once: with the socket that the request can be written to, or with why there is none. */
 export type Opened = (error: Error | null, socket: Socket | null) => void;
 
-/** Opens a socket to the upstream, offering these protocols by ALPN (RFC 7301) where it speaks TLS. */
-export type Connector = (protocols: readonly string[], onOpened: Opened) => Opening;
+/**
+ * Opens a socket to the upstream, offering these protocols by ALPN (RFC 7301) where it speaks TLS. Where nothing is in between, its
+ * bytes go where `onread` says (node:net).
+ */
+export type Connector = (protocols: readonly string[], onOpened: Opened, onread?: OnReadOpts) => Opening;
 
 /** A proxy's answer to CONNECT beyond this is no answer. */
 const MAX_TUNNEL_HEAD_BYTES = 16 * 1024;
@@ -36,7 +39,7 @@ export function createConnector({ baseUrl, ca, certificate, proxy }: Way): Conne
   /** The last session of the upstream's, which spares the next connection half its handshake (RFC 8446 2.2). */
   let session: Buffer | undefined;
 
-  return (protocols, onOpened) => {
+  return (protocols, onOpened, onread) => {
     let isOver = false;
     const sockets: Socket[] = [];
 
@@ -73,12 +76,13 @@ export function createConnector({ baseUrl, ca, certificate, proxy }: Way): Conne
         ...(context !== undefined && { secureContext: context }),
         ...(context !== undefined && session !== undefined && { session }),
         ALPNProtocols: [...offered],
-      });
+        ...(under === undefined && through === undefined && onread !== undefined && { onread }),
+      } as ConnectionOptions);
     }
 
     function open(url: URL, context: SecureContext | undefined, offered: readonly string[]): Socket {
       if (url.protocol === 'https:') return watch(secure(url, undefined, context, offered));
-      return watch(openTcp({ host: hostOf(url), port: portOf(url) }));
+      return watch(openTcp({ host: hostOf(url), port: portOf(url), ...(through === undefined && onread !== undefined && { onread }) }));
     }
 
     function finish(socket: Socket): void {

@@ -1,9 +1,16 @@
-// Reaching an upstream: connections of our own, one call at a time on each, every phase visible, every abort immediate.
+// Reaching an upstream: connections of our own, every phase visible, every abort immediate; who waits for one, and which one serves.
 import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
-import { buildConnector, Client, type Dispatcher } from 'undici';
 import type { Upstream } from '../config.ts';
+import { createAlpnConnection } from './alpn.ts';
+import { createConnector, type Way } from './connector.ts';
+import type { UpstreamFailure } from './failure.ts';
 import type { HeaderList } from './headers.ts';
+import { createHttp1Connection } from './http1.ts';
+import { CALLS_PER_CONNECTION } from './http2.ts';
+import { createWireConnection } from './wire.ts';
+
+export type { UpstreamFailure } from './failure.ts';
 
 /** What goes to the upstream. `path` is sent verbatim. */
 export interface UpstreamRequest {
@@ -13,12 +20,6 @@ export interface UpstreamRequest {
   readonly body: Readable | Buffer | undefined;
   /** The protocol that the connection is to change to, where the upstream takes it. */
   readonly upgrade?: string;
-}
-
-/** Why a call failed: before a connection stood, or on one. `detail` is an error code such as ECONNREFUSED, never a message. */
-export interface UpstreamFailure {
-  readonly kind: 'unreachable' | 'reset';
-  readonly detail: string;
 }
 
 /** What a call tells, in this order; after `onEnd`, `onFail` or an abort nothing but `onClosed`. */
@@ -40,8 +41,8 @@ export interface UpstreamEvents {
 
 export interface UpstreamCall {
   /**
-   * Gives the call up, in whatever phase: its socket is destroyed at once, or never made. `onClosed` runs when the socket
-   * is closed; not at all where the call was over already.
+   * Gives the call up, in whatever phase: its socket is destroyed at once, or never made; on HTTP/2 its stream is reset, and
+   * no other. `onClosed` runs when that is closed; not at all where the call was over already.
    */
   abort(onClosed?: () => void): void;
   /** Whether it still waits for a connection to be free. */
@@ -50,7 +51,7 @@ export interface UpstreamCall {
   resume(): void;
 }
 
-/** How many connections are in use, idle and how many calls wait for one. */
+/** How many connections are in use, however many calls share them, how many are idle, and how many calls wait for one. */
 export interface ConnectionCounts {
   readonly active: number;
   readonly idle: number;
@@ -58,7 +59,7 @@ export interface ConnectionCounts {
 }
 
 export interface UpstreamClient {
-  /** Sends a request on a connection of its own, waiting for one where `maxConnections` are in use. */
+  /** Sends a request on a connection that has room for it, waiting for one where `maxConnections` are in use. */
   send(request: UpstreamRequest, events: UpstreamEvents): UpstreamCall;
   counts(): ConnectionCounts;
   /** Closes what is idle now, and everything else as soon as its call is over. */
@@ -67,236 +68,182 @@ export interface UpstreamClient {
   close(): void;
 }
 
-/** One connection: undici's client for HTTP/1.1, and the socket, which is known here from its first SYN on. */
-interface Connection {
-  readonly client: Client;
-  socket: Socket | undefined;
-  /** Whether it was asked to change its protocol: undici lets go of one that does. */
-  isSwitching: boolean;
+/** One connection, as what shares them out sees it. */
+export interface Connection {
+  /** How many calls it takes beyond those that it has. */
+  readonly room: number;
+  readonly isIdle: boolean;
+  /** @param giveBack called instead of further events, where no other end is true: the upstream has not touched the request */
+  send(request: UpstreamRequest, events: UpstreamEvents, giveBack: GiveBack): Carried;
+  /** Takes no more calls, and closes with its last one. */
+  retire(): void;
+  /** Destroys it at once. */
+  close(): void;
 }
 
-/** The reason handed to undici for an abort of ours; it reaches nobody. */
-const ABORTED = new Error('aborted');
-/** undici's own clocks tick in half seconds and stop while a body is paused; the relay's clocks judge, these are off. */
-const NO_TIMEOUT = 0;
+/** A call on a connection. */
+export type Carried = Omit<UpstreamCall, 'isQueued'>;
+
+/** Takes back a call that may be sent again as it is: it was never sent, or it was and the upstream refused it unseen (RFC 9113 8.7). */
+export type GiveBack = (why: 'unsent' | 'refused') => void;
+
+/** What a connection tells: that it may have room again, or is idle; and, once, that it is over. */
+export interface ConnectionListener {
+  onRoom(): void;
+  onGone(): void;
+}
 
 /**
- * A client for one upstream. HTTP/1.1 with one call at a time on a connection, so that giving a call up is closing its
- * socket and disturbs no other. undici's own pool cannot be used: it holds an abandoned call until its turn or its
- * connection comes, and a departed client must be gone upstream within milliseconds in every phase.
+ * Calls whose body is whole go on connections that cost little; those with a body that comes as it comes, and WebSockets, on undici's;
+ * and where `http2` is on, all but WebSockets share connections.
  */
-export function createUpstreamClient(upstream: Pick<Upstream, 'baseUrl' | 'maxConnections'>): UpstreamClient {
-  const { origin } = new URL(upstream.baseUrl);
-  const connector = buildConnector({ allowH2: false, timeout: NO_TIMEOUT });
+type Kind = 'whole' | 'streamed' | 'shared';
+
+const HTTP1 = ['http/1.1'];
+
+export type UpstreamSettings = Way & Pick<Upstream, 'maxConnections' | 'http2'>;
+
+/**
+ * A client for one upstream. undici's own pool cannot be used, nor its HTTP/2: it holds an abandoned call until its turn or
+ * its connection comes, and a departed client must be gone upstream within milliseconds in every phase.
+ * @param probeMs how long an HTTP/2 connection with calls may be silent before it is asked for a sign of life
+ */
+export function createUpstreamClient(upstream: UpstreamSettings, probeMs?: number): UpstreamClient {
+  const { origin, host } = new URL(upstream.baseUrl);
+  const connect = createConnector(upstream);
   const all = new Set<Connection>();
-  const idle: Connection[] = [];
-  const queue = new Set<(connection: Connection) => void>();
+  /** Those that may have room, the one used last at the end: it is the one least likely to have been closed by the other side. */
+  const free: Record<Kind, Connection[]> = { whole: [], streamed: [], shared: [] };
+  const queue = new Map<(connection: Connection) => void, Kind>();
+  /** How many calls the next connection is expected to take; the last one tells. */
+  let expectedRoom = upstream.http2 ? CALLS_PER_CONNECTION : 1;
   let isRetired = false;
 
-  function openConnection(): Connection {
-    const connection: Connection = {
-      socket: undefined,
-      isSwitching: false,
-      client: new Client(origin, {
-        pipelining: 1,
-        headersTimeout: NO_TIMEOUT,
-        bodyTimeout: NO_TIMEOUT,
-        connect: (options, callback) => {
-          // The connector does return its socket, which is what makes an abort while connecting possible.
-          connection.socket = connector(options, callback) as unknown as Socket;
-        },
-      }),
-    };
-    connection.client.on('disconnect', () => {
-      if (!connection.isSwitching || connection.socket?.destroyed !== false) discard(connection);
-    });
+  function kindOf({ body, upgrade }: UpstreamRequest): Kind {
+    if (upgrade !== undefined) return 'streamed';
+    if (upstream.http2) return 'shared';
+    return body === undefined || Buffer.isBuffer(body) ? 'whole' : 'streamed';
+  }
+
+  function openConnection(kind: Kind): Connection {
+    const listener: ConnectionListener = { onRoom: () => offer(connection, kind), onGone: () => discard(connection) };
+    const connection = create(kind, listener);
     all.add(connection);
     return connection;
   }
 
+  function create(kind: Kind, listener: ConnectionListener): Connection {
+    if (kind === 'shared') {
+      return createAlpnConnection({ origin, connect, expectedRoom, probeMs, onRoomKnown: (room) => (expectedRoom = room) }, listener);
+    }
+    if (kind === 'whole') return createWireConnection(host, (onOpened, onread) => connect(HTTP1, onOpened, onread), listener);
+    return createHttp1Connection(origin, (onOpened) => connect(HTTP1, onOpened), listener);
+  }
+
   function discard(connection: Connection): void {
     if (!all.delete(connection)) return;
-    const at = idle.indexOf(connection);
-    if (at >= 0) idle.splice(at, 1);
-    void connection.client.destroy(ABORTED);
-    connection.socket?.destroy();
+    for (const known of Object.values(free)) {
+      const at = known.indexOf(connection);
+      if (at >= 0) known.splice(at, 1);
+    }
+    connection.close();
     serveQueue();
   }
 
-  /** A turn later: undici tells of an answer's end, and only then closes a connection that the answer closed (RFC 9112 9.6). */
-  function release(connection: Connection): void {
-    queueMicrotask(() => {
-      if (!all.has(connection)) return;
-      if (isRetired || isGone(connection)) {
-        discard(connection);
-      } else {
-        idle.push(connection);
-        serveQueue();
-      }
-    });
+  function offer(connection: Connection, kind: Kind): void {
+    if (!all.has(connection)) return;
+    if (connection.isIdle && (isRetired || connection.room === 0)) discard(connection);
+    else if (connection.room > 0 && !free[kind].includes(connection)) free[kind].push(connection);
+    serveQueue();
   }
 
-  /** The connection used last is the one least likely to have been closed by the other side. */
-  function take(): Connection | undefined {
-    let connection = idle.pop();
-    while (connection !== undefined && isGone(connection)) {
-      discard(connection);
-      connection = idle.pop();
+  function take(kind: Kind): Connection | undefined {
+    for (let connection = free[kind].at(-1); connection !== undefined; connection = free[kind].at(-1)) {
+      if (connection.room > 0) return connection;
+      free[kind].pop();
+      if (connection.isIdle) discard(connection);
     }
-    return connection ?? (all.size < upstream.maxConnections ? openConnection() : undefined);
+    if (all.size >= upstream.maxConnections) makeRoom();
+    if (all.size >= upstream.maxConnections) return undefined;
+    const connection = openConnection(kind);
+    free[kind].push(connection);
+    return connection;
+  }
+
+  /** Closes one that is idle and of another kind. */
+  function makeRoom(): void {
+    const idle = Object.values(free)
+      .flat()
+      .find((connection) => connection.isIdle);
+    if (idle !== undefined) discard(idle);
   }
 
   function serveQueue(): void {
-    for (const waiter of queue) {
-      const connection = take();
-      if (connection === undefined) return;
-      queue.delete(waiter);
-      waiter(connection);
+    for (const [begin, kind] of queue) {
+      const connection = take(kind);
+      if (connection === undefined) continue;
+      queue.delete(begin);
+      begin(connection);
     }
   }
 
   function send(request: UpstreamRequest, events: UpstreamEvents): UpstreamCall {
-    let connection: Connection | undefined;
-    let controller: Dispatcher.DispatchController | undefined;
-    let isOver = false;
-    let isStarted = false;
-    let isPaused = false;
+    const kind = kindOf(request);
+    let carried: Carried | undefined;
+    let isRefused = false;
 
-    function finish(): void {
-      isOver = true;
-      controller = undefined;
+    function begin(connection: Connection): void {
+      carried = connection.send(request, events, giveBack);
+      if (connection.room <= 0 && free[kind].at(-1) === connection) free[kind].pop();
     }
 
-    function fail(error: Error | null): void {
-      if (isOver) return;
-      finish();
-      const detail = codeOf(error);
-      if (connection !== undefined) discard(connection);
-      events.onFail({ kind: isStarted ? 'reset' : 'unreachable', detail });
-    }
-
-    const handler: Dispatcher.DispatchHandler = {
-      onRequestStart(started) {
-        if (isOver) return started.abort(ABORTED);
-        controller = started;
-        isStarted = true;
-        events.onStart();
-      },
-      onRequestSent() {
-        if (!isOver) events.onSent();
-      },
-      onResponseStart(started, status) {
-        if (isOver || (status < 200 && status !== 101)) return;
-        // Nobody asked for another protocol.
-        if (status === 101) return fail(new Error('101'));
-        const headers = rawHeaderList(started.rawHeaders);
-        if (!isUnframed(headers)) return fail(new Error('transfer coding'));
-        controller = started;
-        events.onHead(status, headers);
-      },
-      onRequestUpgrade(started, _status, _headers, socket) {
-        const held = connection;
-        if (isOver || held === undefined) return void socket.destroy();
-        finish();
-        // It is counted until it is closed.
-        socket.once('close', () => discard(held));
-        events.onSwitch?.(rawHeaderList(started.rawHeaders), socket as Socket);
-      },
-      onResponseData(_, chunk) {
-        if (!isOver) events.onChunk(chunk);
-      },
-      onResponseEnd() {
-        if (isOver) return;
-        // undici takes a reset for the end of a body that only the connection's end delimits.
-        const { errored } = connection?.socket ?? {};
-        if (errored) return fail(errored);
-        finish();
-        if (connection !== undefined) release(connection);
-        events.onEnd();
-      },
-      onResponseError: (_, error) => fail(error),
-    };
-
-    function dispatch(free: Connection): void {
-      connection = free;
-      free.isSwitching = request.upgrade !== undefined;
-      try {
-        free.client.dispatch({ ...request, body: request.body ?? null } as Dispatcher.DispatchOptions, handler);
-      } catch (error) {
-        fail(error as Error);
+    /** It keeps its place: whoever came later is served later. */
+    function giveBack(why: 'unsent' | 'refused'): void {
+      carried = undefined;
+      if (why === 'refused' && isRefused) {
+        events.onFail({ kind: 'reset', detail: 'HTTP2_REFUSED_STREAM' });
+        return;
       }
+      isRefused ||= why === 'refused';
+      const later = [...queue];
+      queue.clear();
+      queue.set(begin, kind);
+      for (const [waiter, its] of later) queue.set(waiter, its);
+      serveQueue();
     }
 
-    const free = take();
-    if (free === undefined) queue.add(dispatch);
-    else dispatch(free);
+    const connection = take(kind);
+    if (connection === undefined) queue.set(begin, kind);
+    else begin(connection);
 
     return {
       get isQueued() {
-        return queue.has(dispatch);
+        return queue.has(begin);
       },
       abort(onClosed) {
-        if (isOver) return;
-        finish();
-        queue.delete(dispatch);
-        const socket = connection?.socket;
-        if (socket === undefined || socket.closed) onClosed?.();
-        else if (onClosed !== undefined) socket.once('close', onClosed);
-        if (connection !== undefined) discard(connection);
+        if (queue.delete(begin)) onClosed?.();
+        else carried?.abort(onClosed);
       },
-      pause() {
-        if (isPaused) return;
-        isPaused = true;
-        controller?.pause();
-      },
-      resume() {
-        if (!isPaused) return;
-        isPaused = false;
-        controller?.resume();
-      },
+      pause: () => carried?.pause(),
+      resume: () => carried?.resume(),
     };
   }
 
   return {
     send,
-    counts: () => ({ active: all.size - idle.length, idle: idle.length, queued: queue.size }),
+    counts() {
+      const idle = [...all].filter((connection) => connection.isIdle).length;
+      return { active: all.size - idle, idle, queued: queue.size };
+    },
     retire() {
       isRetired = true;
-      for (const connection of [...idle]) discard(connection);
+      for (const connection of [...all]) {
+        if (connection.isIdle) discard(connection);
+        else connection.retire();
+      }
     },
     close() {
       for (const connection of [...all]) discard(connection);
     },
   };
-}
-
-/** Whether its socket is closed already, before undici has said so. */
-function isGone({ socket }: Connection): boolean {
-  return socket?.destroyed === true;
-}
-
-/** undici hands raw headers on as strings or as buffers; on the wire they are bytes (RFC 9110 5.5). */
-function rawHeaderList(raw: Dispatcher.DispatchController['rawHeaders']): HeaderList {
-  if (!Array.isArray(raw)) return [];
-  return raw.map((part) => (typeof part === 'string' ? part : part.toString('latin1')));
-}
-
-/**
- * Whether undici has taken off every transfer coding (RFC 9112 6.1), of which nothing is told further down. Of `gzip, chunked`
- * it takes off one, and of `chunked` with a tab behind it none: the framing would become the client's body.
- */
-function isUnframed(headers: HeaderList): boolean {
-  const codings = headers.filter((_, at) => headers[at - 1]?.toLowerCase() === 'transfer-encoding' && at % 2 === 1);
-  return codings.length === 0 || (codings.length === 1 && /^chunked *$/i.test(codings[0] ?? ''));
-}
-
-/** The code of an error or of what caused it; its message may quote addresses and stays here. */
-function codeOf(error: unknown): string {
-  for (let at = error; at instanceof Error; at = at.cause) {
-    const code: unknown = Reflect.get(at, 'code');
-    if (typeof code === 'string') return code;
-    const [first]: unknown[] = at instanceof AggregateError ? at.errors : [];
-    if (first !== undefined && at.cause === undefined) return codeOf(first);
-  }
-  return error instanceof Error ? error.name : 'unknown';
 }

@@ -1,0 +1,287 @@
+// Reads HTTP/1.1 responses from a connection's bytes, in one pass and without a copy, and takes nothing that could be read in two ways.
+import type { HeaderList } from './headers.ts';
+
+/** What a response is made of, in this order. */
+export interface ResponseEvents {
+  /** The final status and its raw headers; interim responses (1xx) are not told. */
+  onHead(status: number, headers: HeaderList): void;
+  /** The next bytes of the body, without framing: a view that is valid during the call only. */
+  onBody(bytes: Buffer): void;
+}
+
+export interface ResponseReader {
+  /** Reads on. @returns why it is malformed, as a code; undefined while it is well-formed */
+  read(bytes: Buffer): ResponseFault | undefined;
+  /** The connection has ended. @returns why that is no end of the response; undefined where it is, or was over before */
+  end(): ResponseFault | undefined;
+  /** It has been read to its end. */
+  readonly isComplete: boolean;
+  /** Whether the connection can take another request: both sides agree where this response ended, and that there may be a next one. */
+  readonly isReusable: boolean;
+  /** For how long an idle connection is kept by the other side, as it says (`Keep-Alive: timeout=N`); undefined where it does not. */
+  readonly keepAliveMs: number | undefined;
+  /** Nothing more is told. */
+  stop(): void;
+}
+
+export type ResponseFault =
+  | 'HEAD_TOO_LARGE'
+  | 'MALFORMED_HEAD'
+  | 'UNWANTED_UPGRADE'
+  | 'AMBIGUOUS_LENGTH'
+  | 'UNKNOWN_CODING'
+  | 'MALFORMED_CHUNK'
+  | 'MALFORMED_TRAILER'
+  | 'CUT_SHORT';
+
+/** INTERFACE section 5 and CASES B9: 16 KiB of headers are fine. Trailers have as much room. */
+const MAX_HEAD_BYTES = 16 * 1024;
+const MAX_HEADERS = 1000;
+/** RFC 9112 7.1.1: a recipient should bound what it takes of extensions that it does not know. */
+const MAX_EXTENSION_BYTES = 4 * 1024;
+/** Of a size of so many hex digits the number is exact. */
+const MAX_SIZE_DIGITS = 13;
+
+/** RFC 9112 4; without a reason the blank before it may be missing, as with many servers. */
+const STATUS_LINE = /^HTTP\/1\.([01]) ([1-9]\d\d)(?: [\t -~\x80-\xff]*)?$/;
+/** RFC 9110 5.6.2 and 5.5, with no blank before the colon and no folding (RFC 9112 5.1, 5.2). */
+const FIELD_NAME = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
+const FIELD_VALUE = /^[\t -~\x80-\xff]*$/;
+
+const CR = 13;
+const LF = 10;
+const SEMICOLON = 59;
+
+type Place =
+  | 'head'
+  | 'length'
+  | 'untilEnd'
+  | 'size'
+  | 'extension'
+  | 'sizeLf'
+  | 'chunk'
+  | 'chunkCr'
+  | 'chunkLf'
+  | 'trailer'
+  | 'complete'
+  | 'broken';
+
+/** @param method of the request: an answer to HEAD has no body, whatever its headers say (RFC 9112 6.3) */
+export function createResponseReader(method: string, events: ResponseEvents): ResponseReader {
+  let place: Place = 'head';
+  let text = ''; // of a head or trailer that is not whole yet
+  let leftBytes = 0; // of a body with a length, or of a chunk
+  let digits = 0;
+  let extensionBytes = 0;
+  let isStopped = false;
+  let isPersistent = false;
+  let hasExcess = false;
+  let keepAliveMs: number | undefined;
+
+  /** Reads as far as these bytes go. Returns where it stopped, or a fault. */
+  function read(bytes: Buffer): ResponseFault | undefined {
+    let at = 0;
+    while (at < bytes.length && !isStopped) {
+      if (place === 'complete') {
+        hasExcess = true;
+        return undefined;
+      }
+      const next = step(bytes, at);
+      if (typeof next === 'string') {
+        place = 'broken';
+        return next;
+      }
+      at = next;
+    }
+    return undefined;
+  }
+
+  function step(bytes: Buffer, at: number): number | ResponseFault {
+    if (place === 'chunk' || place === 'length') return readCounted(bytes, at);
+    if (place === 'head' || place === 'trailer') return readFields(bytes, at);
+    if (place === 'untilEnd') {
+      events.onBody(bytes.subarray(at));
+      return bytes.length;
+    }
+    return readChunkFraming(bytes, at);
+  }
+
+  function readCounted(bytes: Buffer, at: number): number {
+    const end = Math.min(bytes.length, at + leftBytes);
+    leftBytes -= end - at;
+    events.onBody(at === 0 && end === bytes.length ? bytes : bytes.subarray(at, end));
+    if (leftBytes === 0) {
+      if (place === 'chunk') place = 'chunkCr';
+      else place = 'complete';
+    }
+    return end;
+  }
+
+  /** RFC 9112 7.1: `SIZE [;EXTENSION] CRLF BYTES CRLF`. Line ends are CRLF and nothing else: who takes a bare LF reads another body. */
+  function readChunkFraming(bytes: Buffer, at: number): number | ResponseFault {
+    const byte = bytes[at]!;
+    if (place === 'size') {
+      const digit = hexOf(byte);
+      if (digit >= 0) {
+        leftBytes = leftBytes * 16 + digit;
+        return ++digits > MAX_SIZE_DIGITS ? 'MALFORMED_CHUNK' : at + 1;
+      }
+      if (digits === 0 || (byte !== CR && byte !== SEMICOLON)) return 'MALFORMED_CHUNK';
+      place = byte === CR ? 'sizeLf' : 'extension';
+    } else if (place === 'extension') {
+      if (byte === CR) place = 'sizeLf';
+      else if (++extensionBytes > MAX_EXTENSION_BYTES || !isFieldByte(byte)) return 'MALFORMED_CHUNK';
+    } else if (place === 'sizeLf') {
+      if (byte !== LF) return 'MALFORMED_CHUNK';
+      place = leftBytes === 0 ? 'trailer' : 'chunk';
+      text = '';
+    } else {
+      if (byte !== (place === 'chunkCr' ? CR : LF)) return 'MALFORMED_CHUNK';
+      if (place === 'chunkLf') digits = leftBytes = extensionBytes = 0;
+      place = place === 'chunkCr' ? 'chunkLf' : 'size';
+    }
+    return at + 1;
+  }
+
+  /** Lines up to an empty one: a head, or a trailer, of which nothing is told. */
+  function readFields(bytes: Buffer, at: number): number | ResponseFault {
+    const seen = text.length;
+    text += bytes.toString('latin1', at, Math.min(bytes.length, at + MAX_HEAD_BYTES + 4 - seen));
+    const isEmpty = place === 'trailer' && text.startsWith('\r\n');
+    const end = isEmpty ? 0 : text.indexOf('\r\n\r\n', Math.max(0, seen - 3));
+    if (end < 0) {
+      if (text.length >= MAX_HEAD_BYTES + 4) return place === 'head' ? 'HEAD_TOO_LARGE' : 'MALFORMED_TRAILER';
+      // A bare LF never becomes a line's end: it is not waited for.
+      return bytes.length;
+    }
+    const fields = text.slice(0, end);
+    text = '';
+    const taken = end + (isEmpty ? 2 : 4) - seen;
+    const fault = place === 'head' ? readHead(fields) : readTrailer(fields);
+    return fault ?? at + taken;
+  }
+
+  function readHead(fields: string): ResponseFault | undefined {
+    const lines = fields.split('\r\n');
+    const [, minor, code] = STATUS_LINE.exec(lines[0]!) ?? [];
+    const headers = readLines(lines.slice(1));
+    if (code === undefined || headers === undefined) return 'MALFORMED_HEAD';
+    const status = Number(code);
+    if (status === 101) return 'UNWANTED_UPGRADE';
+    if (status < 200) return minor === '1' && isInterim(headers) ? undefined : 'MALFORMED_HEAD';
+    const fault = frame(status, minor === '1', headers);
+    if (fault !== undefined) return fault;
+    events.onHead(status, headers);
+    if (place === 'length' && leftBytes === 0) place = 'complete';
+    return undefined;
+  }
+
+  /** How the body is delimited (RFC 9112 6.3), and whether the connection lasts (9.3). */
+  function frame(status: number, isHttp11: boolean, headers: HeaderList): ResponseFault | undefined {
+    const lengths: string[] = [];
+    const codings: string[] = [];
+    let options = '';
+    for (let i = 0; i < headers.length; i += 2) {
+      const name = headers[i]!.toLowerCase();
+      if (name === 'content-length') lengths.push(headers[i + 1]!);
+      else if (name === 'transfer-encoding') codings.push(headers[i + 1]!);
+      else if (name === 'connection') options += `,${headers[i + 1]!.toLowerCase()}`;
+      else if (name === 'keep-alive') keepAliveMs = keepAliveOf(headers[i + 1]!);
+    }
+    const has = (option: string) => options.split(',').some((given) => given.trim() === option);
+    // A server that answers HEAD with a body after all would have it taken for the next answer.
+    isPersistent = method !== 'HEAD' && (isHttp11 || has('keep-alive')) && !has('close');
+    const length = Number(lengths[0]);
+    if (lengths.length + codings.length > 1 || (lengths.length === 1 && !(/^\d+$/.test(lengths[0]!) && Number.isSafeInteger(length)))) {
+      return 'AMBIGUOUS_LENGTH';
+    }
+    if (codings.length === 1 && (codings[0]!.toLowerCase() !== 'chunked' || !isHttp11)) return 'UNKNOWN_CODING';
+    if (method === 'HEAD' || status === 204 || status === 304) {
+      place = 'length';
+      leftBytes = 0;
+    } else if (codings.length === 1) {
+      place = 'size';
+      digits = leftBytes = extensionBytes = 0;
+    } else if (lengths.length === 1) {
+      place = 'length';
+      leftBytes = length;
+    } else {
+      place = 'untilEnd';
+      isPersistent = false;
+    }
+    return undefined;
+  }
+
+  function readTrailer(fields: string): ResponseFault | undefined {
+    if (fields !== '' && readLines(fields.split('\r\n')) === undefined) return 'MALFORMED_TRAILER';
+    place = 'complete';
+    return undefined;
+  }
+
+  return {
+    read,
+    end() {
+      if (place === 'complete' || isStopped) return undefined;
+      if (place !== 'untilEnd') return 'CUT_SHORT';
+      place = 'complete';
+      return undefined;
+    },
+    get isComplete() {
+      return place === 'complete';
+    },
+    get isReusable() {
+      return place === 'complete' && isPersistent && !hasExcess;
+    },
+    get keepAliveMs() {
+      return keepAliveMs;
+    },
+    stop() {
+      isStopped = true;
+    },
+  };
+}
+
+/** Names and values, flat; undefined where a line is no field. */
+function readLines(lines: readonly string[]): HeaderList | undefined {
+  if (lines.length > MAX_HEADERS) return undefined;
+  const headers: HeaderList = [];
+  for (const line of lines) {
+    const colon = line.indexOf(':');
+    const name = line.slice(0, Math.max(0, colon));
+    const value = line.slice(colon + 1);
+    if (!FIELD_NAME.test(name) || !FIELD_VALUE.test(value)) return undefined;
+    headers.push(name, withoutBlanks(value));
+  }
+  return headers;
+}
+
+/** Without blanks and tabs at either end (RFC 9110 5.6.3), and without any other character that some would call a blank. */
+function withoutBlanks(value: string): string {
+  let start = 0;
+  let end = value.length;
+  const isBlank = (at: number) => value[at] === ' ' || value[at] === '\t';
+  while (start < end && isBlank(start)) start++;
+  while (end > start && isBlank(end - 1)) end--;
+  return value.slice(start, end);
+}
+
+/** An interim response has no body and ends no connection (RFC 9110 8.6, 15.2): what says otherwise is somebody's attempt at something. */
+function isInterim(headers: HeaderList): boolean {
+  return headers.every((name, at) => at % 2 === 1 || !/^(?:content-length|transfer-encoding|connection)$/i.test(name));
+}
+
+function keepAliveOf(value: string): number | undefined {
+  const [, seconds] = /(?:^|[,;\s])timeout=(\d{1,6})/i.exec(value) ?? [];
+  return seconds === undefined ? undefined : Number(seconds) * 1000;
+}
+
+function hexOf(byte: number): number {
+  if (byte >= 48 && byte <= 57) return byte - 48;
+  const letter = byte | 32;
+  return letter >= 97 && letter <= 102 ? letter - 87 : -1;
+}
+
+/** What a field's value may have in it. */
+function isFieldByte(byte: number): boolean {
+  return byte === 9 || (byte >= 32 && byte !== 127);
+}

@@ -22,6 +22,9 @@ interface Waiter {
   readonly events: UpstreamEvents;
 }
 
+/** One that takes longer to be made gets no more calls: they would share its fate, which may be to wait for nothing. */
+const SLOW_OPENING_MS = 1_000;
+
 /** Opens its socket at once, and closes it when nobody waits for it any more. */
 export function createAlpnConnection(parts: AlpnParts, { onRoom, onGone }: ConnectionListener): Connection {
   const waiting = new Set<Waiter>();
@@ -29,6 +32,7 @@ export function createAlpnConnection(parts: AlpnParts, { onRoom, onGone }: Conne
   let inner: Connection | undefined;
   let isRetired = false;
   let isOver = false;
+  const openedAtMs = performance.now();
 
   const opening = parts.connect(['h2', 'http/1.1'], (error, socket) => {
     if (error !== null) end(codeOf(error));
@@ -101,7 +105,8 @@ export function createAlpnConnection(parts: AlpnParts, { onRoom, onGone }: Conne
   return {
     get room() {
       if (isOver || isRetired) return 0;
-      return inner === undefined ? parts.expectedRoom - waiting.size : inner.room;
+      if (inner !== undefined) return inner.room;
+      return performance.now() - openedAtMs > SLOW_OPENING_MS ? 0 : parts.expectedRoom - waiting.size;
     },
     get isIdle() {
       return inner === undefined ? isOver : inner.isIdle;

@@ -72,7 +72,7 @@ export function createHttp2Connection(origin: string, socket: Socket, probeMs = 
   function probe(): void {
     idleProbes = calls === 0 ? idleProbes + 1 : 0;
     if (idleProbes >= IDLE_PROBES) close();
-    if (isOver) return;
+    if (isOver || session.destroyed) return;
     const wasHeard = isHeard;
     isHeard = false;
     if (wasHeard || calls === 0) return;

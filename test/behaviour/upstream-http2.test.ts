@@ -503,3 +503,19 @@ t.test('B2 an upstream that never says its settings, or refuses TLS, is a failed
   t.equal((await (await call(untrusted)).head()).status, 502);
   t.match(await untrusted.ended(), { outcome: 'upstream_unreachable', cause: 'DEPTH_ZERO_SELF_SIGNED_CERT' });
 });
+
+t.test('a connection that is slow to be made is not what later calls wait for', async (t) => {
+  const mute = await startUpstream({ accept: false });
+  t.teardown(() => mute.close());
+  const gateway = await newGateway(t, mute.url.replace('http:', 'https:'));
+  const first = await call(gateway);
+  await (await mute.connection()).received(1);
+  while (mute.connections.length < 2) {
+    const next = await call(gateway);
+    while ((await connectionsOf(gateway)).active === 0);
+    next.reset();
+    t.match(await gateway.ended(), { outcome: 'client_closed', phase: 'connect' });
+  }
+  first.reset();
+  await Promise.all(mute.connections.map(({ closed }) => closed));
+});

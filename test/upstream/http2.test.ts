@@ -1,4 +1,6 @@
 // The HTTP/2 side of the upstream client by itself: what a paused call keeps, and connections that are idle, retired, or dead without a word.
+import { createSecureServer } from 'node:http2';
+import type { AddressInfo } from 'node:net';
 import t, { type Test } from 'tap';
 import { createUpstreamClient, type UpstreamCall, type UpstreamClient } from '../../src/upstream/client.ts';
 import { type FrameStream, type FrameUpstream, startFrameUpstream } from '../support/frame-upstream.ts';
@@ -176,4 +178,44 @@ t.test('an abort tells when the stream is closed, and nothing afterwards', async
   t.strictSame(told, ['start', 'sent', '200']);
   next.call.abort();
   t.equal(await next.stream.wasReset(), 8);
+});
+
+t.test('which protocol it is each new connection asks again', async (t) => {
+  let spoken = 'http/1.1';
+  const served: string[] = [];
+  const server = createSecureServer(
+    { ...certificate, allowHTTP1: true, ALPNCallback: ({ protocols }) => (protocols.includes(spoken) ? spoken : undefined) },
+    (request, response) => {
+      served.push(request.httpVersion);
+      // So that the next call needs a connection of its own.
+      response.writeHead(200, request.httpVersionMajor === 1 ? { connection: 'close' } : {}).end();
+    },
+  );
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const baseUrl = `https://127.0.0.1:${(server.address() as AddressInfo).port}/v1`;
+  const ca = { path: 'ca.pem', text: certificate.cert };
+  const client = createUpstreamClient({ baseUrl, ca, certificate: undefined, proxy: undefined, http2: true, maxConnections: 10 });
+  t.teardown(() => {
+    client.close();
+    server.close();
+  });
+  const ask = () =>
+    new Promise<string>((resolve) => {
+      const ignore = () => {};
+      client.send(
+        { method: 'GET', path: '/v1/x', headers: [], body: undefined },
+        {
+          onStart: ignore,
+          onSent: ignore,
+          onHead: ignore,
+          onChunk: ignore,
+          onEnd: () => resolve('end'),
+          onFail: ({ detail }) => resolve(detail),
+        },
+      );
+    });
+  t.strictSame(await Promise.all([ask(), ask(), ask()]), ['end', 'end', 'end']);
+  spoken = 'h2';
+  t.strictSame(await Promise.all([ask(), ask(), ask()]), ['end', 'end', 'end']);
+  t.strictSame(served, ['1.1', '1.1', '1.1', '2.0', '2.0', '2.0']);
 });

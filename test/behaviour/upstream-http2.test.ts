@@ -385,6 +385,22 @@ t.test('an upstream that says goodbye finishes what it has begun, and what it di
   t.match(await gateway.ended(), { outcome: 'completed' });
 });
 
+t.test('one that says goodbye with an error loses what it has begun, and no more', async (t) => {
+  const scene = await newScene(t, { usage: 'ask' });
+  const { gateway, upstream } = scene;
+  const first = await streaming(scene);
+  const second = await call(gateway);
+  const unseen = await upstream.stream();
+  await unseen.whole();
+  first.stream.connection.goaway(first.stream.id, CODE.calm);
+  const again = await upstream.stream();
+  t.not(again.connection, unseen.connection);
+  again.head(200, sse);
+  again.data(done, true);
+  t.equal((await second.body()).toString(), done);
+  await t.rejects(first.client.body(), { code: 'incomplete' });
+});
+
 t.test('the upstream says how many calls a connection takes, and may change its mind', async (t) => {
   const scene = await newScene(t, { maxConnections: 2 }, { maxStreams: 2 });
   const { gateway, upstream } = scene;

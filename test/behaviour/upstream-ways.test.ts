@@ -117,7 +117,10 @@ t.test('a reload takes the new CA for new connections, and live ones stay', asyn
 
 t.test('a tunnel: the proxy learns where to, and neither the key nor what is said', async (t) => {
   const { ca } = filesOf(t);
-  const upstream = await newUpstream(t);
+  // Vouched for by its own name, not the proxy's.
+  const named = createCertificate({ names: ['localhost'] });
+  writeFileSync(ca, named.cert);
+  const upstream = await newUpstream(t, { tls: named });
   const proxy = await newProxy(t);
   const url = `http://us%40er:${encodeURIComponent(PROXY_PASSWORD)}@127.0.0.1:${proxy.port}`;
   const gateway = await startTestGateway(t, upstream.url.replace('127.0.0.1', 'localhost'), { upstream: { caFile: ca, proxy: url } });

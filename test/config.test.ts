@@ -541,6 +541,33 @@ t.test('without a file the built-in defaults hold, and the environment says the 
   ]);
 });
 
+t.test('without a file HTTPS_PROXY and NO_PROXY hold for the upstream, as they do for curl', async (t) => {
+  const proxyOf = (env: Environment) => configOf(loadConfig(undefined, env)).upstreams[0]?.proxy;
+  const HTTPS_PROXY = 'http://proxy.example:3128';
+  const openai = { OPENAI_API_KEY: 'k', HTTPS_PROXY };
+  t.equal(proxyOf(openai), 'http://proxy.example:3128/');
+  t.equal(proxyOf({ OPENAI_API_KEY: 'k', https_proxy: 'u:p@proxy.example:3128' }), 'http://u:p@proxy.example:3128/');
+  t.equal(proxyOf({ OPENAI_API_KEY: 'k' }), undefined);
+  for (const NO_PROXY of ['*', 'openai.com', '.openai.com', '*.openai.com', 'a.example, api.openai.com', 'API.OpenAI.com:443']) {
+    t.equal(proxyOf({ ...openai, NO_PROXY }), undefined, NO_PROXY);
+    t.equal(proxyOf({ ...openai, no_proxy: NO_PROXY }), undefined, NO_PROXY);
+  }
+  for (const NO_PROXY of ['', ',', 'penai.com', 'api.openai.com:8443', 'api.openai.com.example', '10.0.0.0/8', '.', '*.'])
+    t.ok(proxyOf({ ...openai, NO_PROXY }), NO_PROXY);
+  const own = (url: string, NO_PROXY = '') => proxyOf({ SLUICEGATE_UPSTREAM: url, HTTPS_PROXY, NO_PROXY });
+  t.ok(own('https://10.1.2.3/v1'));
+  for (const noProxy of ['10.0.0.0/8', '10.1.2.3', '10.1.2.3:443']) t.equal(own('https://10.1.2.3/v1', noProxy), undefined, noProxy);
+  t.ok(own('https://10.1.2.3/v1', '2.3'), 'addresses have no domains');
+  for (const noProxy of ['fd00::/8', 'fd00::1', '[fd00::1]:443']) t.equal(own('https://[fd00::1]/v1', noProxy), undefined, noProxy);
+  t.ok(own('https://[fd00::1]/v1', 'fd00::2,10.0.0.0/8'));
+  for (const url of ['http://a.internal/v1', 'https://localhost/v1', 'https://127.0.0.1/v1', 'https://[::1]/v1'])
+    t.equal(own(url), undefined, url);
+  const malformed = problemsOf(loadConfig(undefined, { ...openai, HTTPS_PROXY: 'socks5://p.example:1080' }));
+  t.match(malformed, only(/^environment: HTTPS_PROXY is not valid; write the URL of an HTTP proxy/));
+  const file = load('upstreams: { u: { baseUrl: https://api.example/v1, auth: none } }', { HTTPS_PROXY });
+  t.equal(configOf(file).upstreams[0]?.proxy, undefined, 'a file says it itself');
+});
+
 t.test('with a file the environment changes listeners and adds a client, and its upstreams are left to the file', async (t) => {
   const text = `# shared by an alias\nserver: &both { listen: 127.0.0.1:1 }\nops: *both\nupstreams: { ${OPENAI} }\nclients: [{ name: a, keySha256: ${HASH} }]\n`;
   const env = { SLUICEGATE_LISTEN: '127.0.0.1:2', SLUICEGATE_KEY: 'k', SLUICEGATE_UPSTREAM: 'http://localhost:9', OPENAI_API_KEY: 'x' };

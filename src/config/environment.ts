@@ -1,8 +1,9 @@
 // Lays the environment's variables over a file's tree before anything is checked, so that one set of rules holds for both.
 import { createHash } from 'node:crypto';
+import { BlockList, isIP } from 'node:net';
 import { valueAt } from './check.ts';
 import { BROKEN, type Environment, type Path } from './load.ts';
-import { isCredential } from './scalars.ts';
+import { isCredential, isLoopback, isNetwork } from './scalars.ts';
 
 export interface Overlay {
   readonly tree: unknown;
@@ -37,10 +38,46 @@ function addUpstream(layer: Layer, env: Environment): void {
     put(layer, ['upstreams', 'upstream', 'baseUrl'], env.SLUICEGATE_UPSTREAM, 'SLUICEGATE_UPSTREAM');
     if (key) put(layer, ['upstreams', 'upstream', 'apiKey'], key, 'SLUICEGATE_UPSTREAM_KEY');
     put(layer, ['upstreams', 'upstream', 'auth'], key ? 'bearer' : 'none', 'SLUICEGATE_UPSTREAM');
+    addProxy(layer, env, 'upstream', env.SLUICEGATE_UPSTREAM);
   } else if (env.OPENAI_API_KEY) {
     put(layer, ['upstreams', 'openai', 'baseUrl'], 'https://api.openai.com/v1', 'OPENAI_API_KEY');
     put(layer, ['upstreams', 'openai', 'apiKey'], env.OPENAI_API_KEY, 'OPENAI_API_KEY');
+    addProxy(layer, env, 'openai', 'https://api.openai.com/v1');
   }
+}
+
+/** As curl has it: the proxy for https, which may be written without its scheme, but for hosts of NO_PROXY and this machine. */
+function addProxy(layer: Layer, env: Environment, name: string, baseUrl: string): void {
+  const variable = env.HTTPS_PROXY ? 'HTTPS_PROXY' : 'https_proxy';
+  const proxy = env[variable];
+  if (!proxy || !URL.canParse(baseUrl)) return;
+  const { protocol, hostname, port } = new URL(baseUrl);
+  const host = hostname.replace(/^\[|\]$/g, '').replace(/\.$/, '');
+  if (protocol !== 'https:' || isLoopback(host) || host.endsWith('.localhost')) return;
+  if (isExempt(host, port || '443', env.NO_PROXY || env.no_proxy || '')) return;
+  put(layer, ['upstreams', name, 'proxy'], /^\w+:\/\//.test(proxy) ? proxy : `http://${proxy}`, variable);
+}
+
+/** Whether NO_PROXY names a host: `*`, a domain with all below it (with or without a dot before it), an address or a range; each perhaps with a port. */
+function isExempt(host: string, port: string, noProxy: string): boolean {
+  return noProxy
+    .toLowerCase()
+    .split(/[\s,]+/)
+    .some((entry) => {
+      const [, bracketed, bare = '', only = port] = /^(?:\[(.*)\]|(.*?))(?::(\d+))?$/.exec(entry) ?? [];
+      const named = isIP(entry) !== 0 || isNetwork(entry) ? entry : (bracketed ?? bare).replace(/^\*?\./, '');
+      if (named === '' || (named !== entry && only !== port)) return false;
+      return named === '*' || named === host || (isIP(host) === 0 ? host.endsWith(`.${named}`) : isWithin(host, named));
+    });
+}
+
+function isWithin(address: string, network: string): boolean {
+  if (!isNetwork(network) || isIP(address) !== isIP(network.split('/')[0] ?? '')) return false;
+  const family = isIP(address) === 4 ? 'ipv4' : 'ipv6';
+  const list = new BlockList();
+  const [start = '', bits = family === 'ipv4' ? '32' : '128'] = network.split('/');
+  list.addSubnet(start, Number(bits), family);
+  return list.check(address, family);
 }
 
 function setListeners(layer: Layer, env: Environment): void {

@@ -1,9 +1,10 @@
 // A connection that may turn out to be HTTP/2 or HTTP/1.1: the upstream chooses as TLS is set up, and calls wait for that on it.
+import type { Socket } from 'node:net';
 import type { Carried, Connection, ConnectionListener, GiveBack, UpstreamEvents, UpstreamRequest } from './client.ts';
-import type { Connector } from './connector.ts';
+import type { Connector, Opened, Opening } from './connector.ts';
 import { codeOf } from './failure.ts';
 import { createHttp1Connection } from './http1.ts';
-import { createHttp2Connection, type Http2Connection } from './http2.ts';
+import { createHttp2Connection } from './http2.ts';
 
 export interface AlpnParts {
   readonly origin: string;
@@ -21,64 +22,49 @@ interface Waiter {
   readonly events: UpstreamEvents;
 }
 
+/** One that takes longer to be made gets no more calls: they would share its fate, which may be to wait for nothing. */
+const SLOW_OPENING_MS = 1_000;
+
 /** Opens its socket at once, and closes it when nobody waits for it any more. */
 export function createAlpnConnection(parts: AlpnParts, { onRoom, onGone }: ConnectionListener): Connection {
   const waiting = new Set<Waiter>();
+  /** What it turned out to be. */
   let inner: Connection | undefined;
-  let isRoomKnown = false;
   let isRetired = false;
   let isOver = false;
+  const openedAtMs = performance.now();
 
   const opening = parts.connect(['h2', 'http/1.1'], (error, socket) => {
-    if (error !== null) return end(codeOf(error));
-    const listener = { onRoom: onInnerRoom, onGone: () => end('ECONNRESET') };
-    const isHttp2 = 'alpnProtocol' in socket! && socket.alpnProtocol === 'h2';
-    const ready = { socket: socket!, destroy: () => void socket!.destroy() };
-    if (isHttp2) {
-      const session = createHttp2Connection(parts.origin, ready.socket, parts.probeMs, { ...listener, onReady: () => know(session) });
-      inner = session;
-    } else {
-      const open = (onOpened: (error: null, socket: typeof ready.socket) => void) => {
-        onOpened(null, ready.socket);
-        return ready;
-      };
-      inner = createHttp1Connection(parts.origin, open, listener);
-    }
-    if (isRetired) inner.retire();
-    if (isHttp2) serve();
-    else know(inner);
+    if (error !== null) end(codeOf(error));
+    else if ('alpnProtocol' in socket! && socket.alpnProtocol === 'h2') greet(socket);
+    else settle(createHttp1Connection(parts.origin, (onOpened) => handOver(opening, onOpened), { onRoom, onGone: end }));
   });
 
+  /** Until the upstream's SETTINGS have come nobody knows how many calls it takes, nor whether it is there at all. */
+  function greet(socket: Socket): void {
+    const connection = createHttp2Connection(parts.origin, socket, parts.probeMs, {
+      ...{ onRoom, onGone: end },
+      onReady: () => isOver || settle(connection),
+    });
+  }
+
   /** What it cannot take goes to other connections. */
-  function know(connection: Connection | Http2Connection): void {
-    if (isOver) return;
-    isRoomKnown = true;
-    parts.onRoomKnown('maxCalls' in connection ? connection.maxCalls : 1);
-    serve();
-    const surplus = [...waiting];
+  function settle(connection: Connection): void {
+    inner = connection;
+    parts.onRoomKnown(connection.room);
+    const waiters = [...waiting];
     waiting.clear();
-    for (const { giveBack } of surplus) giveBack('unsent');
+    for (const waiter of waiters.splice(0, connection.room)) waiter.begin(connection);
+    if (isRetired) connection.retire();
+    for (const { giveBack } of waiters) giveBack('unsent');
     onRoom();
   }
 
-  function serve(): void {
-    for (const waiter of waiting) {
-      if (inner === undefined || inner.room <= 0) return;
-      waiting.delete(waiter);
-      waiter.begin(inner);
-    }
-  }
-
-  function onInnerRoom(): void {
-    serve();
-    if (isRoomKnown) onRoom();
-  }
-
   /** Whoever still waits has not been sent. */
-  function end(detail: string): void {
+  function end(detail = 'ECONNRESET'): void {
     if (isOver) return;
     isOver = true;
-    opening.destroy();
+    if (inner === undefined) opening.destroy();
     const left = [...waiting];
     waiting.clear();
     onGone();
@@ -86,7 +72,7 @@ export function createAlpnConnection(parts: AlpnParts, { onRoom, onGone }: Conne
   }
 
   function close(): void {
-    if (inner === undefined) end('closed');
+    if (inner === undefined) end();
     else inner.close();
   }
 
@@ -101,11 +87,15 @@ export function createAlpnConnection(parts: AlpnParts, { onRoom, onGone }: Conne
     waiting.add(waiter);
     return {
       abort(onClosed) {
-        if (!waiting.delete(waiter)) return carried?.abort(onClosed);
-        if (inner !== undefined || waiting.size > 0) return onClosed?.();
-        // It is held open for nobody.
-        if (onClosed !== undefined) opening.socket.once('close', onClosed);
-        close();
+        if (!waiting.delete(waiter)) {
+          carried?.abort(onClosed);
+        } else if (waiting.size > 0) {
+          onClosed?.();
+        } else {
+          // It is held open for nobody.
+          if (onClosed !== undefined) opening.socket.once('close', onClosed);
+          close();
+        }
       },
       pause: () => carried?.pause(),
       resume: () => carried?.resume(),
@@ -115,20 +105,23 @@ export function createAlpnConnection(parts: AlpnParts, { onRoom, onGone }: Conne
   return {
     get room() {
       if (isOver || isRetired) return 0;
-      return isRoomKnown && inner !== undefined
-        ? inner.room
-        : parts.expectedRoom - waiting.size - (inner === undefined || inner.isIdle ? 0 : 1);
+      if (inner !== undefined) return inner.room;
+      return performance.now() - openedAtMs > SLOW_OPENING_MS ? 0 : parts.expectedRoom - waiting.size;
     },
     get isIdle() {
-      return waiting.size === 0 && (inner?.isIdle ?? isOver);
+      return inner === undefined ? isOver : inner.isIdle;
     },
-    send(request, events, giveBack) {
-      return isRoomKnown && inner !== undefined ? inner.send(request, events, giveBack) : wait(request, events, giveBack);
-    },
+    send: (request, events, giveBack) => (inner === undefined ? wait : inner.send)(request, events, giveBack),
     retire() {
       isRetired = true;
       inner?.retire();
     },
     close,
   };
+}
+
+/** A socket that is connected already, for undici, which goes on to write only after a turn. */
+function handOver(opening: Opening, onOpened: Opened): Opening {
+  queueMicrotask(() => onOpened(null, opening.socket));
+  return opening;
 }

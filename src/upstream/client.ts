@@ -87,10 +87,10 @@ export type Carried = Omit<UpstreamCall, 'isQueued'>;
 /** Takes back a call that may be sent again as it is: it was never sent, or it was and the upstream refused it unseen (RFC 9113 8.7). */
 export type GiveBack = (why: 'unsent' | 'refused') => void;
 
-/** What a connection tells: that it may have room again, or is idle; and, once, that it is over. */
+/** What a connection tells: that it may have room again, or is idle; and, once, that it is over, and for what code. */
 export interface ConnectionListener {
   onRoom(): void;
-  onGone(): void;
+  onGone(detail?: string): void;
 }
 
 /**

@@ -17,10 +17,10 @@ const NO_TIMEOUT = 0;
  */
 export function createHttp1Connection(
   origin: string,
-  open: (onOpened: Opened) => Pick<Opening, 'socket' | 'destroy'>,
+  open: (onOpened: Opened) => Opening,
   { onRoom, onGone }: ConnectionListener,
 ): Connection {
-  let opening: Pick<Opening, 'socket' | 'destroy'> | undefined;
+  let opening: Opening | undefined;
   let isBusy = false;
   let isRetired = false;
   let isOver = false;

@@ -118,7 +118,7 @@ export function sendOnStream(peer: Http2Peer, request: UpstreamRequest, events: 
     },
     pause() {
       isPaused = true;
-      stream.pause();
+      if (hasHead) stream.pause();
     },
     resume() {
       isPaused = false;

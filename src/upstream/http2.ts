@@ -5,13 +5,8 @@ import type { Carried, Connection, ConnectionListener, GiveBack, UpstreamEvents,
 import { codeOf } from './failure.ts';
 import { type Http2Peer, sendOnStream } from './http2-call.ts';
 
-export interface Http2Connection extends Connection {
-  /** What it takes in all. */
-  readonly maxCalls: number;
-}
-
 export interface Http2Listener extends ConnectionListener {
-  /** The upstream's SETTINGS have come, so that `room` is known. Until then one call may go. */
+  /** The upstream's SETTINGS have come: how many calls it takes is known. */
   onReady(): void;
 }
 
@@ -35,9 +30,9 @@ const LOST_PROBES = 6;
  * a complete answer, sends refused requests again by itself, aborts with NO_ERROR, and shows neither a stream's close nor the peer's bounds.
  * @param socket connected, with `h2` agreed on
  */
-export function createHttp2Connection(origin: string, socket: Socket, probeMs = PROBE_MS, listener: Http2Listener): Http2Connection {
+export function createHttp2Connection(origin: string, socket: Socket, probeMs = PROBE_MS, listener: Http2Listener): Connection {
   let calls = 0;
-  let peerMaxCalls: number | undefined;
+  let maxCalls = 0;
   let isLeaving = false;
   let isOver = false;
   let lostCode: string | undefined;
@@ -55,9 +50,9 @@ export function createHttp2Connection(origin: string, socket: Socket, probeMs = 
   });
   session.once('connect', () => session.destroyed || session.setLocalWindowSize(CONNECTION_WINDOW_BYTES));
   session.on('remoteSettings', ({ maxConcurrentStreams = CALLS_PER_CONNECTION }) => {
-    const isFirst = peerMaxCalls === undefined;
+    const isFirst = maxCalls === 0;
     // At least one: it is for the upstream to say when it takes that, and for our clocks how long that may last.
-    peerMaxCalls = Math.max(1, Math.min(maxConcurrentStreams, CALLS_PER_CONNECTION));
+    maxCalls = Math.max(1, Math.min(maxConcurrentStreams, CALLS_PER_CONNECTION));
     if (isFirst) listener.onReady();
     else listener.onRoom();
   });
@@ -77,7 +72,7 @@ export function createHttp2Connection(origin: string, socket: Socket, probeMs = 
   function probe(): void {
     idleProbes = calls === 0 ? idleProbes + 1 : 0;
     if (idleProbes >= IDLE_PROBES) close();
-    if (isOver) return;
+    if (isOver || session.destroyed) return;
     const wasHeard = isHeard;
     isHeard = false;
     if (wasHeard || calls === 0) return;
@@ -100,10 +95,10 @@ export function createHttp2Connection(origin: string, socket: Socket, probeMs = 
     isOver = true;
     clearInterval(probing);
     session.destroy();
-    // Whoever has no call left is told with GOAWAY; others have been given up.
-    if (calls === 0) socket.destroySoon();
+    // Without calls it ends in order, with GOAWAY; Node would then wait for the upstream to close its end, for ever if need be.
+    if (calls === 0) socket.once('finish', () => socket.destroy());
     else socket.destroy();
-    listener.onGone();
+    listener.onGone(lostCode);
   }
 
   const peer: Http2Peer = {
@@ -124,17 +119,13 @@ export function createHttp2Connection(origin: string, socket: Socket, probeMs = 
     return sendOnStream(peer, request, events, giveBack);
   }
 
-  const maxCalls = () => peerMaxCalls ?? 1;
   return {
     get room() {
       const takesCalls = !isLeaving && !isOver && !session.closed && !session.destroyed && unansweredProbes <= 1;
-      return takesCalls ? maxCalls() - calls : 0;
+      return takesCalls ? maxCalls - calls : 0;
     },
     get isIdle() {
       return calls === 0;
-    },
-    get maxCalls() {
-      return maxCalls();
     },
     send,
     retire() {

@@ -20,7 +20,17 @@ export interface FrameStream {
   readonly body: Buffer;
   /** Until the request is whole. */
   whole(): Promise<void>;
+  /** The code that it was reset with so far. */
+  readonly resetCode: number | undefined;
+  /** Bytes of the answer that went out, and that wait for a window. */
+  readonly sentBytes: number;
+  readonly unread: number;
+  /** Until all of the answer has gone out. */
+  flushed(): Promise<void>;
+  /** Widens the other side's windows. */
+  allow(bytes: number): void;
   head(status?: number, headers?: Record<string, string>, isEnd?: boolean): void;
+  /** Goes out as far as the windows allow, the rest as they widen. */
   data(text: string | Buffer, isEnd?: boolean): void;
   reset(code: number): void;
   /** The code that the other side reset it with, once it has. */
@@ -30,6 +40,14 @@ export interface FrameStream {
 export interface FrameConnection {
   readonly streams: readonly FrameStream[];
   readonly isClosed: boolean;
+  /** How many streams were open at one time. */
+  readonly mostAtOnce: number;
+  /** What the other side said goodbye with. */
+  readonly goawayCode: number | undefined;
+  /** Until so many PINGs have come. */
+  pinged(times: number): Promise<void>;
+  /** Until a PING has been answered. */
+  ponged(): Promise<void>;
   send(type: number, flags: number, id: number, payload: Buffer): void;
   goaway(lastStreamId: number, code?: number): void;
   settings(pairs: readonly (readonly [id: number, value: number])[]): void;
@@ -54,7 +72,7 @@ export interface FrameUpstreamOptions {
   readonly tls: TlsOptions;
   /** SETTINGS_MAX_CONCURRENT_STREAMS; none is told if not given. */
   readonly maxStreams?: number;
-  /** `false`: sends no SETTINGS before it is told to. */
+  /** `false`: says nothing that it is not told to. */
   readonly greets?: boolean;
 }
 
@@ -69,6 +87,7 @@ export async function startFrameUpstream({ tls, maxStreams, greets = true }: Fra
     sockets.add(socket);
     socket.on('error', () => {}).on('close', () => sockets.delete(socket));
     const connection = serve(socket, waiting, (stream) => streams.push(stream));
+    if (!greets) connection.goSilent();
     connections.push(connection);
     if (greets) connection.settings(maxStreams === undefined ? [] : [[3, maxStreams]]);
     waiting.changed();
@@ -104,12 +123,23 @@ function serve(socket: Socket, waiting: Waiting, onStream: (stream: FrameStream)
     body: Buffer;
     isWhole: boolean;
     resetCode: number | undefined;
+    sentBytes: number;
+    window: number;
+    readonly outgoing: { bytes: Buffer; readonly isEnd: boolean }[];
   }
   const received = new Map<number, Received>();
   let bytes = Buffer.alloc(0);
   let isGreeted = false;
   let isSilent = false;
   let isClosed = false;
+  let pongs = 0;
+  let pings = 0;
+  let goawayCode: number | undefined;
+  let openStreams = 0;
+  let mostAtOnce = 0;
+  /** The other side's: of the connection, and of each new stream (RFC 9113 6.9). */
+  let window = 65_535;
+  let streamWindow = 65_535;
 
   const connection: FrameConnection = {
     get streams() {
@@ -118,6 +148,15 @@ function serve(socket: Socket, waiting: Waiting, onStream: (stream: FrameStream)
     get isClosed() {
       return isClosed;
     },
+    get mostAtOnce() {
+      return mostAtOnce;
+    },
+    get goawayCode() {
+      return goawayCode;
+    },
+    pinged: async (times) =>
+      void (await waiting.wait({ awaited: `${times} PINGs`, seen: () => `${pings}`, attempt: () => pings >= times || undefined })),
+    ponged: async () => void (await waiting.wait({ awaited: 'an answer to PING', seen: () => '', attempt: () => pongs > 0 || undefined })),
     send(type, flags, id, payload) {
       if (!socket.destroyed) socket.write(frame(type, flags, id, payload));
     },
@@ -157,11 +196,23 @@ function serve(socket: Socket, waiting: Waiting, onStream: (stream: FrameStream)
         connection.send(FRAME.headers, END_HEADERS | (isEnd ? END_STREAM : 0), id, Buffer.concat(block));
       },
       data(text, isEnd = false) {
-        const all = Buffer.from(text);
-        for (let at = 0; at < all.length || at === 0; at += 16_384) {
-          const isLast = at + 16_384 >= all.length;
-          connection.send(FRAME.data, isEnd && isLast ? END_STREAM : 0, id, all.subarray(at, at + 16_384));
-        }
+        entry.outgoing.push({ bytes: Buffer.from(text), isEnd });
+        flush(entry);
+      },
+      get resetCode() {
+        return entry.resetCode;
+      },
+      get sentBytes() {
+        return entry.sentBytes;
+      },
+      get unread() {
+        return entry.outgoing.reduce((sum, { bytes }) => sum + bytes.length, 0);
+      },
+      flushed: async () => void (await wait('its answer to go out', () => entry.outgoing.length === 0 || undefined)),
+      allow(bytes) {
+        const payload = Buffer.alloc(4);
+        payload.writeUInt32BE(bytes);
+        for (const on of [0, id]) connection.send(FRAME.windowUpdate, 0, on, payload);
       },
       reset(code) {
         const payload = Buffer.alloc(4);
@@ -170,10 +221,35 @@ function serve(socket: Socket, waiting: Waiting, onStream: (stream: FrameStream)
       },
       wasReset: () => wait('its reset', () => entry.resetCode),
     };
-    const entry: Received = { stream, body: Buffer.alloc(0), isWhole: false, resetCode: undefined };
+    const entry: Received = {
+      ...{ stream, body: Buffer.alloc(0), isWhole: false, resetCode: undefined },
+      ...{ sentBytes: 0, window: streamWindow, outgoing: [] },
+    };
+    openStreams += 1;
+    mostAtOnce = Math.max(mostAtOnce, openStreams);
     const wait = <T>(awaited: string, attempt: () => T | undefined) =>
       waiting.wait({ awaited: `${awaited} of stream ${id}`, seen: () => `${entry.body.length} bytes`, attempt });
     return entry;
+  }
+
+  function flush(entry: Received): void {
+    for (let next = entry.outgoing[0]; next !== undefined && entry.resetCode === undefined; next = entry.outgoing[0]) {
+      const length = Math.min(next.bytes.length, entry.window, window, 16_384);
+      if (length <= 0 && next.bytes.length > 0) return;
+      const isWhole = length === next.bytes.length;
+      connection.send(FRAME.data, next.isEnd && isWhole ? END_STREAM : 0, entry.stream.id, next.bytes.subarray(0, length));
+      entry.window -= length;
+      window -= length;
+      entry.sentBytes += length;
+      next.bytes = next.bytes.subarray(length);
+      if (!isWhole) continue;
+      entry.outgoing.shift();
+      if (next.isEnd) openStreams -= 1;
+    }
+  }
+
+  function onSettings(payload: Buffer): void {
+    for (let at = 0; at + 6 <= payload.length; at += 6) if (payload.readUInt16BE(at) === 4) streamWindow = payload.readUInt32BE(at + 2);
   }
 
   function onFrame(type: number, flags: number, id: number, payload: Buffer): void {
@@ -184,10 +260,25 @@ function serve(socket: Socket, waiting: Waiting, onStream: (stream: FrameStream)
       received.set(id, entry);
       onStream(entry.stream);
     }
+    if (type === FRAME.settings && (flags & ACK) === 0) onSettings(payload);
+    if (type === FRAME.ping && (flags & ACK) !== 0) pongs += 1;
+    else if (type === FRAME.ping) pings += 1;
+    if (type === FRAME.goaway) goawayCode = payload.readUInt32BE(4);
+    if (type === FRAME.windowUpdate && id === 0) {
+      window += payload.readUInt32BE();
+      for (const each of received.values()) flush(each);
+    }
     const entry = received.get(id);
     if (entry === undefined) return;
+    if (type === FRAME.windowUpdate) {
+      entry.window += payload.readUInt32BE();
+      flush(entry);
+    }
     if (type === FRAME.data) entry.body = Buffer.concat([entry.body, payload]);
-    if (type === FRAME.reset) entry.resetCode = payload.readUInt32BE();
+    if (type === FRAME.reset) {
+      entry.resetCode = payload.readUInt32BE();
+      openStreams -= 1;
+    }
     if ((type === FRAME.data || type === FRAME.headers) && (flags & END_STREAM) !== 0) entry.isWhole = true;
   }
 

@@ -94,14 +94,15 @@ function peerOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
 }
 
-/** Node resets TCP connections only. */
+/** Node resets TCP connections only: so the one below is marked for it, and goes with the one above. */
 function makeResettable(socket: TLSSocket, below: Socket | undefined): void {
   socket.resetAndDestroy = () => {
-    if (below !== undefined && !below.destroyed) {
-      // A shutdown that waits for what the client does not take would keep the reset from being sent.
-      below.end = () => below;
+    if (below !== undefined) {
+      // Gone first, it would have the one above close within this call, which a plain socket never does.
+      const { destroy } = below;
+      below.destroy = () => below;
       below.resetAndDestroy();
-      below.destroy();
+      below.destroy = destroy;
     }
     return socket.destroy();
   };

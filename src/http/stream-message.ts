@@ -5,7 +5,7 @@ import { constants, Http2ServerRequest, Http2ServerResponse, type IncomingHttpHe
 import type { Socket } from 'node:net';
 import type { HeaderList } from '../upstream/headers.ts';
 
-const { NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR } = constants;
+const { NGHTTP2_NO_ERROR } = constants;
 
 /** What Node would refuse to send (RFC 9113 8.2.2), and HTTP/1.1 adds by itself. */
 const notOnStreams = new Set(['connection', 'keep-alive', 'proxy-connection', 'transfer-encoding', 'upgrade', 'http2-settings']);
@@ -62,11 +62,18 @@ export class StreamRequest extends Http2ServerRequest {
     this.isAmbiguous = hosts.size > 1;
     this.headerBytes = headerBytes;
     this.socket = new StreamSocket(stream) as unknown as Socket;
+    // What ends a request shows in its answer, which closes.
+    this.on('error', () => undefined);
   }
 
   /** Whether the end of the body has come, read or not. */
   get isWhole(): boolean {
     return this.stream.endAfterHeaders || this.stream.readableEnded || this.stream.state.remoteClose === 1;
+  }
+
+  /** Node's own asserts, and so ends the process, where a request is read on behind its stream's close. */
+  override _read(size: number): void {
+    if (!this.stream.destroyed) super._read(size);
   }
 
   /** Node ends the body of a stream that was reset as if it had come whole; it must not go up as that. */
@@ -135,8 +142,9 @@ export class StreamResponse extends Http2ServerResponse<StreamRequest> {
     if (this.writableEnded && !this.destroyed && this.stream.state.localClose === 1) this.stream.close(NGHTTP2_NO_ERROR);
   }
 
+  /** RST_STREAM with INTERNAL_ERROR. Node's `close` would send END_STREAM first, and make a cut answer look whole. */
   override destroy(): this {
-    this.stream.close(NGHTTP2_INTERNAL_ERROR);
+    this.stream.destroy(new Error('cut'));
     return this;
   }
 }

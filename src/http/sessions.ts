@@ -125,7 +125,10 @@ export function createSessions(parts: SessionsParts): Sessions {
     if (session.closed || session.destroyed) {
       standing.endingSinceMs ??= nowMs;
       if (nowMs - standing.endingSinceMs > LAST_READ_MS) standing.socket.resetAndDestroy();
-    } else if (nowMs - standing.quietSinceMs > (standing.hasServed ? keepAliveMs : clocks.headersMs)) {
+    } else if (!standing.hasServed && nowMs - standing.quietSinceMs > clocks.headersMs) {
+      // A head that never ends is no stream yet, and yet one that a close would wait for.
+      session.destroy();
+    } else if (nowMs - standing.quietSinceMs > keepAliveMs) {
       session.close();
     }
   }

@@ -130,6 +130,20 @@ for (const [name, { bytes, codes }] of Object.entries(attacks)) {
   });
 }
 
+for (const [name, control] of Object.entries({ pings: frame(FRAME.ping, 0, 0, Buffer.alloc(8)), settings: frame(FRAME.settings, 0, 0) })) {
+  t.test(`C23 ${name} that go on, a few at a time, with every answer read`, async (t) => {
+    const scene = await play(t);
+    const closed = scene.attacker.closed();
+    let isClosed = false;
+    void closed.then(() => (isClosed = true));
+    for (let n = 0; n < 200 && !isClosed; n++) {
+      scene.attacker.send(repeat(20, () => control));
+      await scene.attacker.frame(({ type }) => type === FRAME.goaway || scene.attacker.frames.length > 20 * n, 'the answers');
+    }
+    t.equal(await closed, NGHTTP2_ENHANCE_YOUR_CALM);
+  });
+}
+
 t.test('C23 resets that go on, a few at a time', async (t) => {
   const scene = await play(t);
   const closed = scene.attacker.closed();

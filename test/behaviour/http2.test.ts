@@ -1,8 +1,11 @@
 // Promise: over TLS a client may speak HTTP/2 or HTTP/1.1, and is served as without: event by event, freed in milliseconds, told the truth.
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
 import { constants } from 'node:http2';
 import { request as requestHttps } from 'node:https';
+import { type AddressInfo, createServer } from 'node:net';
+import { join } from 'node:path';
 import { connect as connectTls } from 'node:tls';
 import { promisify } from 'node:util';
 import t, { type Test } from 'tap';
@@ -19,6 +22,8 @@ import {
   type SecureGateway,
   startSecureGateway,
 } from '../support/h2.ts';
+import { runSluicegate } from '../support/process.ts';
+import { createCertificate } from '../support/tls.ts';
 import { type ScriptedUpstream, startUpstream } from '../support/upstream.ts';
 import { connect } from '../support/wire.ts';
 
@@ -497,6 +502,60 @@ t.test('C7 plain HTTP on the TLS port is closed, and TLS on it goes on', async (
   junk.reset();
   t.equal((await client.call({ ':path': '/healthz' }).head()).status, 200);
   t.equal((await gateway.metrics()).value('sluicegate_rejections_total', { reason: 'invalid_request' }), 1);
+});
+
+t.test('F6 SIGHUP reads the certificate again: new connections get it, live ones stay; bad files are refused, and off waits', async (t) => {
+  const [first, second] = [createCertificate(), createCertificate()];
+  const fileFor = (tls: string) =>
+    `server: { listen: "127.0.0.1:0", tls: ${tls} }\nops: { listen: "127.0.0.1:0" }\nupstreams: { u: { baseUrl: "http://127.0.0.1:1", auth: none } }\n`;
+  const secure = fileFor('{ cert: cert.pem, key: key.pem }');
+  const folder = t.testdir({ 'g.yaml': secure, 'cert.pem': first.cert, 'key.pem': first.key });
+  const running = runSluicegate(t, ['-c', 'g.yaml'], {}, folder);
+  const port = Number((await running.said(/API +https:\/\/127\.0\.0\.1:(\d+)\/v1/))[1]);
+  const live = await connectH2(t, port, first.cert);
+  t.equal(await live.call({ ':path': '/healthz' }).body(), 'ok\n');
+  const saysOk = async (cert: string) => t.equal(await (await connectH2(t, port, cert)).call({ ':path': '/healthz' }).body(), 'ok\n');
+
+  writeFileSync(join(folder, 'cert.pem'), second.cert);
+  running.child.kill('SIGHUP');
+  await running.said(/the old one stays/);
+  await saysOk(first.cert);
+  writeFileSync(join(folder, 'key.pem'), second.key);
+  running.child.kill('SIGHUP');
+  await running.said(/configuration reloaded/);
+  await saysOk(second.cert);
+  t.equal(await live.call({ ':path': '/healthz' }).body(), 'ok\n', 'the connection that was there stays');
+
+  writeFileSync(join(folder, 'g.yaml'), fileFor('off'));
+  running.child.kill('SIGHUP');
+  await running.said(/server\.tls changes only with a restart/);
+  await saysOk(second.cert);
+  t.notMatch(running.stdout + running.stderr, /PRIVATE KEY/);
+});
+
+t.test('ops on the same address are under TLS too', async (t) => {
+  const probe = createServer().listen(0, '127.0.0.1');
+  await once(probe, 'listening');
+  const { port } = probe.address() as AddressInfo;
+  await new Promise((resolve) => probe.close(resolve));
+  const address = `127.0.0.1:${port}`;
+  const gateway = await startSecureGateway(t, 'http://127.0.0.1:1', {
+    server: { listen: address },
+    ops: { listen: address, token: 'ops-token' },
+  });
+  t.equal(gateway.opsUrl, `https://${address}`);
+  const client = await connectH2(t, port, gateway.cert);
+  t.equal((await client.call({ ':path': '/metrics' }).head()).status, 401);
+  t.match(await client.call({ ':path': '/metrics', authorization: 'Bearer ops-token' }).body(), /sluicegate_build_info/);
+});
+
+t.test('server.maxConnections counts connections, whatever they speak', async (t) => {
+  const { gateway } = await play(t, { server: { maxConnections: 2 } });
+  const second = connectTls({ port: gateway.port, host: '127.0.0.1', ca: gateway.cert });
+  await once(second, 'secureConnect');
+  const third = await connect(gateway.port);
+  await third.closed;
+  second.destroy();
 });
 
 t.test(

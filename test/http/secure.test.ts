@@ -1,5 +1,5 @@
 // The listener under TLS, with short clocks: whoever is slow at any layer is closed, and certificates change under live connections.
-import { once } from 'node:events';
+import { EventEmitter, once } from 'node:events';
 import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { connect as connectTls } from 'node:tls';
@@ -24,13 +24,17 @@ async function listen(t: Test, clocks: ListenerClocks, isLeaving = () => false) 
     credentials,
   });
   app.get('/fast', async () => 'fast\n');
-  app.post('/*', async (_, reply) => void reply.hijack());
+  const arrivals = new EventEmitter();
+  app.post('/*', async (request, reply) => {
+    reply.hijack();
+    arrivals.emit('request', request.raw, reply.raw);
+  });
   await app.listen({ port: 0, host: '127.0.0.1' });
   t.teardown(() => {
     app.server.closeAllConnections();
     return app.close();
   });
-  return { app, server: app.server as Server, port: (app.server.address() as AddressInfo).port, unparsed };
+  return { app, arrivals, server: app.server as Server, port: (app.server.address() as AddressInfo).port, unparsed };
 }
 
 const slow: ListenerClocks = { headersMs: 60_000, requestMs: 60_000, checkMs: 20 };
@@ -75,6 +79,24 @@ t.test('A14 a body that stalls on a stream is answered with 408, and the connect
   t.match(await call.body(), /"code":"request_timeout"/);
   t.same(unparsed, ['request_timeout']);
   t.equal(await client.call({ ':path': '/fast' }).body(), 'fast\n');
+});
+
+t.test('A16 a body whose stream is reset never seems to have come whole', async (t) => {
+  const { arrivals, port } = await listen(t, slow);
+  const client = await connectFrames(t, port);
+  for (const [at, code] of [0, 8].entries()) {
+    const stream = 2 * at + 1;
+    const seen: string[] = [];
+    const taken = once(arrivals, 'request');
+    client.send(frame(FRAME.headers, END_HEADERS, stream, head('POST', '/x')), frame(FRAME.data, 0, stream, Buffer.from('half')));
+    const [request, response] = await taken;
+    for (const event of ['data', 'end']) request.on(event, () => seen.push(event));
+    const closed = once(response, 'close');
+    client.send(frame(FRAME.rst, 0, stream, Buffer.from([0, 0, 0, code])));
+    await closed;
+    for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
+    t.same(seen, ['data']);
+  }
 });
 
 t.test('who is refused before its body has come is told to keep it', async (t) => {

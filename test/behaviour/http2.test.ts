@@ -23,6 +23,7 @@ import {
   startSecureGateway,
 } from '../support/h2.ts';
 import { runSluicegate } from '../support/process.ts';
+import { openSession, startSessions } from '../support/sessions.ts';
 import { createCertificate } from '../support/tls.ts';
 import { type ScriptedUpstream, startUpstream } from '../support/upstream.ts';
 import { connect } from '../support/wire.ts';
@@ -490,6 +491,21 @@ t.test('HTTP/1.1 over TLS: streams, keep-alive, the same cuts', async (t) => {
   const [error] = await once(answer, 'error');
   t.equal(error.code, 'ECONNRESET');
   t.match(await gateway.ended(), { outcome: 'upstream_reset' });
+});
+
+t.test('a WebSocket over TLS goes through, and is closed on both sides', async (t) => {
+  const upstream = await startSessions(t);
+  const gateway = await startSecureGateway(t, upstream.url);
+  for (const how of ['close', 'terminate'] as const) {
+    const [client, session] = await Promise.all([openSession(t, gateway, { ca: gateway.cert }), upstream.session()]);
+    client.socket.send('up');
+    t.equal(String(await session.next()), 'up');
+    session.socket.send('down');
+    t.equal(String(await client.next()), 'down');
+    client.socket[how]();
+    await session.closed;
+    t.match(await gateway.ended(), { status: 101 });
+  }
 });
 
 t.test('C7 plain HTTP on the TLS port is closed, and TLS on it goes on', async (t) => {

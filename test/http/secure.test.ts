@@ -166,14 +166,3 @@ t.test('ALPN and versions: HTTP/1.1 where nothing is offered, nothing older than
     await t.rejects(once(socket, 'secureConnect'));
   }
 });
-
-t.test('an offer of another protocol reaches the listener over TLS as well', async (t) => {
-  const { server, port } = await listen(t, slow);
-  const upgraded = once(server, 'upgrade');
-  const socket = connectTls({ port, host: '127.0.0.1', ca: credentials.cert, ALPNProtocols: ['http/1.1'] });
-  socket.write('GET /v1/realtime HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n');
-  const [request, tunnel] = await upgraded;
-  tunnel.destroy();
-  t.equal(request.headers.upgrade, 'websocket');
-  socket.destroy();
-});

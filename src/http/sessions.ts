@@ -58,6 +58,7 @@ export function createSessions(parts: SessionsParts): Sessions {
   const sessions = new Map<ServerHttp2Session, Standing>();
   /** Requests whose bodies are still to come, and since when. */
   const uploads = new Map<StreamRequest, { readonly response: StreamResponse; readonly sinceMs: number }>();
+  let isClosing = false;
   const server = createServer({
     settings: { maxConcurrentStreams: MAX_STREAMS, initialWindowSize: STREAM_WINDOW_BYTES },
     maxHeaderListPairs: MAX_HEADER_PAIRS,
@@ -78,6 +79,7 @@ export function createSessions(parts: SessionsParts): Sessions {
       endingSinceMs: undefined,
     };
     sessions.set(session, standing);
+    if (isClosing) session.close();
     session.setLocalWindowSize(CONNECTION_WINDOW_BYTES);
     const onControl = () => {
       standing.controls += 1;
@@ -109,13 +111,16 @@ export function createSessions(parts: SessionsParts): Sessions {
 
   function look(): void {
     const nowMs = performance.now();
+    if (isClosing && sessions.size === 0) clearInterval(timer);
     for (const [session, standing] of sessions) judge(session, standing, nowMs);
     for (const [request, { response, sinceMs }] of uploads) {
       response.letGoOfRest();
       const isWhole = request.isWhole;
       const isLate = !isWhole && nowMs - sinceMs > clocks.requestMs;
-      if (isWhole || isLate) uploads.delete(request);
-      if (isLate) parts.spread(() => parts.onLate(request, response));
+      if (isWhole) uploads.delete(request);
+      if (!isLate) continue;
+      uploads.set(request, { response, sinceMs: Number.POSITIVE_INFINITY });
+      parts.spread(() => parts.onLate(request, response));
     }
   }
 
@@ -148,9 +153,7 @@ export function createSessions(parts: SessionsParts): Sessions {
       server.emit('connection', socket);
     },
     close() {
-      clearInterval(timer);
-      // For those that do not close with their last stream.
-      setInterval(look, clocks.checkMs).unref();
+      isClosing = true;
       for (const session of sessions.keys()) session.close();
     },
     destroy() {

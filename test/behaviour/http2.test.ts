@@ -537,6 +537,11 @@ t.test('F6 SIGHUP reads the certificate again: new connections get it, live ones
   await running.said(/the old one stays/);
   await saysOk(first.cert);
   writeFileSync(join(folder, 'key.pem'), second.key);
+  writeFileSync(join(folder, 'cert.pem'), `${second.cert}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n`);
+  running.child.kill('SIGHUP');
+  await running.said(/cannot be used for TLS/);
+  await saysOk(first.cert);
+  writeFileSync(join(folder, 'cert.pem'), second.cert);
   running.child.kill('SIGHUP');
   await running.said(/configuration reloaded/);
   await saysOk(second.cert);

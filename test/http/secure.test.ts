@@ -49,6 +49,8 @@ t.test('E2 hands that are never shaken, or connections that bring no request, ar
   await Promise.all([silent.closed, half.closed]);
   t.same(unparsed, ['request_timeout', 'request_timeout']);
   const shaken = await connectFrames(t, port);
+  const http1 = connectTls({ port, host: '127.0.0.1', ca: credentials.cert, ALPNProtocols: ['http/1.1'] });
+  t.match(String(await http1.toArray()), /^HTTP\/1\.1 408 /, 'as without TLS');
   t.equal(await shaken.closed(), 0, 'with a GOAWAY that blames nobody');
   const opened = await connectFrames(t, port);
   // A head that never ends.

@@ -22,6 +22,7 @@ import { createNotice, type Notice } from './http/notice.ts';
 import { serveOps } from './http/ops.ts';
 import { createPlanner } from './http/plan.ts';
 import { refuse } from './http/refuse.ts';
+import { type Credentials, changeCertificate } from './http/secure.ts';
 import { tunnel } from './http/tunnel.ts';
 import { openLimitStore } from './limits/open.ts';
 import type { LimitStore } from './limits/store.ts';
@@ -132,7 +133,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   const isLeaving = () => state !== 'ready';
   const isTrusted = (address: string) => current.trusted.check(address, isIPv6(address) ? 'ipv6' : 'ipv4');
   const listening = { isLeaving, onUnparsed: metrics.rejectedUnparsed, onFault, spread: clock.spread };
-  const app = createListener({ ...listening, isTrusted });
+  const app = createListener({ ...listening, isTrusted, credentials: credentialsOf(initial) });
   const ops = isSameListener(initial) ? app : createListener({ ...listening, isTrusted: () => false });
   const asker = createAsker();
   const room = createRoom(() => current.config.server.maxHeldBodiesBytes);
@@ -228,8 +229,15 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
     }
     forgetRetired();
     applyProcessSettings();
+    reloadCertificate(config);
     if (!isDeepStrictEqual(config.limits, before.config.limits)) changeStore(config.limits);
     metrics.reloaded(true);
+  }
+
+  /** Live connections stay; whether there is TLS at all is the listener's, which stays too. */
+  function reloadCertificate(config: Config): void {
+    const credentials = credentialsOf(config);
+    if (credentials !== undefined && initial.server.tls !== undefined) changeCertificate(app.server, credentials);
   }
 
   function applyProcessSettings(): void {
@@ -338,7 +346,10 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
     await close();
     throw error;
   }
-  return { url: urlOf(app), opsUrl: urlOf(ops), reload, reloadFailed: () => metrics.reloaded(false), drain, close, read: metrics.read };
+  return {
+    ...{ url: urlOf(app, initial), opsUrl: urlOf(ops, ops === app ? initial : undefined) },
+    ...{ reload, reloadFailed: () => metrics.reloaded(false), drain, close, read: metrics.read },
+  };
 }
 
 /** Adds `ADDRESS` or `ADDRESS/BITS`. */
@@ -370,7 +381,13 @@ const CORS = {
   optionsSuccessStatus: 200,
 };
 
-function urlOf(app: FastifyInstance): string {
+function credentialsOf({ server: { tls } }: Config): Credentials | undefined {
+  return tls && { cert: tls.cert.text, key: tls.key.text };
+}
+
+/** @param config of a listener that may be under TLS */
+function urlOf(app: FastifyInstance, config: Config | undefined): string {
   const { address, port, family } = app.server.address() as AddressInfo;
-  return `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`;
+  const scheme = config?.server.tls === undefined ? 'http' : 'https';
+  return `${scheme}://${family === 'IPv6' ? `[${address}]` : address}:${port}`;
 }

@@ -239,6 +239,7 @@ function reloadOnDemand(gateway: Served, flags: Flags, loaded: Loaded, demoUpstr
 function tellReload(log: Logger, before: Config, { server, ops, upstreams }: Config): void {
   if (!isDeepStrictEqual(server.listen, before.server.listen)) log.warn('server.listen changes only with a restart');
   if (!isDeepStrictEqual(ops.listen, before.ops.listen)) log.warn('ops.listen changes only with a restart');
+  if ((server.tls === undefined) !== (before.server.tls === undefined)) log.warn('server.tls changes only with a restart');
   if (server.workers !== before.server.workers) log.warn('server.workers changes only with a restart');
   log.info({ upstreams: upstreams.map(({ name }) => name) }, 'configuration reloaded');
 }

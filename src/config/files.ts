@@ -2,6 +2,7 @@
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
+import { createSecureContext } from 'node:tls';
 import { keysOf, type Report, valueAt } from './check.ts';
 import type { Path } from './load.ts';
 import { isCredential } from './scalars.ts';
@@ -88,6 +89,9 @@ function checkMatch(tree: unknown, files: Files, paths: { cert: Path; key: Path 
   } else if (isCertificate(fileOf(cert)) && isPrivateKey(fileOf(key))) {
     const isPair = new X509Certificate(fileOf(cert)).checkPrivateKey(createPrivateKey(fileOf(key)));
     if (!isPair) report(paths.key, 'is not the key of the certificate; name the one that it was made with');
+    // What follows the first certificate, and what OpenSSL finds too weak.
+    else if (!succeeds(() => createSecureContext({ cert: fileOf(cert), key: fileOf(key) })))
+      report(paths.cert, 'cannot be used for TLS; name a PEM file with the certificate and those that lead to its CA');
   }
 }
 

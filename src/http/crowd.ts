@@ -1,6 +1,5 @@
 // A crowd of clients that leaves at one instant is let go some at a time, so that nobody else waits for all of them.
-import type { Server } from 'node:http';
-import type { Socket } from 'node:net';
+import type { Server, Socket } from 'node:net';
 
 /** Ends that one turn of the loop sees, some 40 µs each. */
 const LEAVING_A_TURN = 100;
@@ -10,8 +9,9 @@ const LEAVING_A_TURN = 100;
  * say: a `node:http` server with no listeners at all needs 30 ms for 2,000 resets and 60 for 2,000 FINs. So after a number
  * of ends the other sockets are not read for the rest of the turn, and then taken up again, as many a turn, in the order
  * in which they were left.
+ * @param event of the server, with a socket that speaks HTTP/1.1
  */
-export function letGoInTurns(server: Server): void {
+export function letGoInTurns(server: Server, event: string): void {
   const open = new Set<Socket>();
   /** Not read for now. */
   const held = new Set<Socket>();
@@ -53,7 +53,7 @@ export function letGoInTurns(server: Server): void {
     held.delete(this);
   }
 
-  server.on('connection', (socket: Socket) => {
+  server.on(event, (socket: Socket) => {
     open.add(socket);
     socket.on('end', onLeft).on('error', onLeft).on('close', onClose);
   });

@@ -5,6 +5,9 @@ import { type FastifyInstance, fastify } from 'fastify';
 import { detailOf, type ErrorCode, errorBody, errorTable, GatewayError } from '../errors.ts';
 import { letGoInTurns } from './crowd.ts';
 import { closeGently, refuse } from './refuse.ts';
+import { type Credentials, createSecureServer, HTTP1 } from './secure.ts';
+import { createSessions } from './sessions.ts';
+import type { StreamRequest, StreamResponse } from './stream-message.ts';
 
 /** Milliseconds that a client may take. */
 export interface ListenerClocks {
@@ -14,6 +17,8 @@ export interface ListenerClocks {
   readonly requestMs: number;
   /** Between two looks at them all. */
   readonly checkMs: number;
+  /** For an idle connection to bring its next request. */
+  readonly keepAliveMs?: number;
 }
 
 export interface ListenerOptions {
@@ -28,6 +33,8 @@ export interface ListenerOptions {
   /** Runs what thousands of connections can want at one instant, now or in one of the next turns of the loop. */
   spread(task: () => void): void;
   readonly clocks?: ListenerClocks | undefined;
+  /** Listens under TLS, for HTTP/2 and HTTP/1.1. */
+  readonly credentials?: Credentials | undefined;
 }
 
 /**
@@ -48,7 +55,6 @@ const LAST_WORD_MS = 1_000;
 
 /** Makes the application; nothing listens yet. Bodies are left unread for whoever wants them. */
 export function createListener(options: ListenerOptions): FastifyInstance {
-  const { headersMs, requestMs, checkMs } = options.clocks ?? CLOCKS;
   const app = fastify({
     logger: false,
     // A client that had gone before its connection was taken has no address.
@@ -57,23 +63,12 @@ export function createListener(options: ListenerOptions): FastifyInstance {
     return503OnClosing: false,
     forceCloseConnections: 'idle',
     serverFactory: (handler) => {
-      const server = createServer({
-        maxHeaderSize: MAX_HEADER_BYTES,
-        keepAliveTimeout: KEEP_ALIVE_MS,
-        headersTimeout: headersMs,
-        requestTimeout: requestMs,
-        connectionsCheckingInterval: checkMs,
-        // Judged with the rest of the request, so that its refusal has a body too.
-        requireHostHeader: false,
-        noDelay: true,
-        // Any other protocol that is offered need not be taken (RFC 9110 7.8): the request is one like any other.
-        shouldUpgradeCallback: (request) => isHandshake(request) && !answers.has(request.socket),
-      });
+      const server = createServerFor(handler, options);
       // Who half-closes has left, which is for whoever answers it to act on: Node would close a thousand sockets in one turn.
       Reflect.set(server, 'httpAllowHalfOpen', true);
       // The bytes of the head bound the headers; beyond this count, 2,000 by default, Node would drop them unsaid.
       server.maxHeadersCount = 0;
-      letGoInTurns(server);
+      letGoInTurns(server, openingOf(options));
       return takeRequests(server, handler, options);
     },
     // Fastify's router decodes targets before any route sees them, and would answer in a form of its own.
@@ -91,6 +86,59 @@ export function createListener(options: ListenerOptions): FastifyInstance {
   // No method has a body as far as Fastify is concerned: it neither reads one nor judges its content type.
   for (const method of METHODS) app.addHttpMethod(method, { hasBody: false, overrideExisting: true });
   return app;
+}
+
+function createServerFor(handler: RequestListener, options: ListenerOptions): Server {
+  const { credentials, clocks = CLOCKS, spread } = options;
+  const { headersMs, requestMs, checkMs, keepAliveMs = KEEP_ALIVE_MS } = clocks;
+  const settings = {
+    maxHeaderSize: MAX_HEADER_BYTES,
+    keepAliveTimeout: keepAliveMs,
+    headersTimeout: headersMs,
+    requestTimeout: requestMs,
+    connectionsCheckingInterval: checkMs,
+    // Judged with the rest of the request, so that its refusal has a body too.
+    requireHostHeader: false,
+    noDelay: true,
+    // Any other protocol that is offered need not be taken (RFC 9110 7.8): the request is one like any other.
+    shouldUpgradeCallback: (request: IncomingMessage) => isHandshake(request) && !answers.has(request.socket),
+  };
+  if (credentials === undefined) return createServer(settings);
+  const sessions = createSessions({
+    ...{ clocks, keepAliveMs, spread },
+    onRequest: (request, response) => takeFromStream(request, response, handler, options),
+    onLate(request, response) {
+      if (!request.emit(REFUSED, new GatewayError('request_timeout'))) refuseUnparsed(plain(response), 'request_timeout', options);
+    },
+  });
+  return createSecureServer(settings, {
+    ...{ credentials, sessions, spread, handshakeMs: headersMs, lastWordMs: LAST_WORD_MS },
+    onFailed({ code }) {
+      if (code === 'ERR_TLS_HANDSHAKE_TIMEOUT') options.onUnparsed('request_timeout');
+      // Plain HTTP. Whoever does not like the certificate has not asked for anything.
+      else if (code === 'ERR_SSL_HTTP_REQUEST') options.onUnparsed('invalid_request');
+    },
+  });
+}
+
+/** The server's event for a connection that speaks HTTP/1.1. */
+function openingOf({ credentials }: ListenerOptions): string {
+  return credentials === undefined ? 'connection' : HTTP1;
+}
+
+/** Hands on a request on an HTTP/2 stream. */
+function takeFromStream(request: StreamRequest, response: StreamResponse, handler: RequestListener, options: ListenerOptions): void {
+  const { method, headers, headerBytes, isAmbiguous } = request;
+  if (options.isLeaving()) response.shouldKeepAlive = false;
+  if (headerBytes > MAX_HEADER_BYTES) refuseUnparsed(plain(response), 'headers_too_large', options);
+  else if (method === 'CONNECT') refuseUnparsed(plain(response), 'method_not_allowed', options);
+  else if (isAmbiguous || !/^(?:100-continue)?$/i.test(headers.expect ?? '')) refuseUnparsed(plain(response), 'invalid_request', options);
+  else handler(request as unknown as IncomingMessage, plain(response));
+}
+
+/** In the shape that everybody else knows. */
+function plain(response: StreamResponse): ServerResponse {
+  return response as unknown as ServerResponse;
 }
 
 /** The answer that is under way on a socket, or the last in line. */
@@ -138,7 +186,7 @@ function takeRequests(server: Server, handler: RequestListener, options: Listene
     // are malformed there never goes up. No other body can be malformed.
     else setImmediate(() => response.headersSent || handler(request, response));
   }
-  server.on('connection', (socket: Socket) => {
+  server.on(openingOf(options), (socket: Socket) => {
     silent.add(socket);
     socket.once('close', () => silent.delete(socket));
   });

@@ -3,6 +3,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { errorBody, type GatewayError } from '../errors.ts';
 import type { HeaderList } from '../upstream/headers.ts';
+import { onStream } from './stream-message.ts';
 
 /** How long and how much of what a refused client still sends is read and dropped. */
 const LINGER_MS = 5_000;
@@ -20,7 +21,9 @@ export function refuse(response: ServerResponse, error: GatewayError, headers: H
   const own = Object.entries({ ...error.row.headers, ...error.headers });
   const replaced = new Set(own.map(([name]) => name));
   const kept = headers.filter((_, at) => !replaced.has(headers[at - (at % 2)]!));
-  if (isLastOfConnection(response.req, error.row.status)) closeAfter(response);
+  // A stream ends for itself: where another begins is never in doubt.
+  if (onStream(response) !== undefined) response.req.resume();
+  else if (isLastOfConnection(response.req, error.row.status)) closeAfter(response);
   response.writeHead(error.row.status, [
     ...kept,
     ...own.flat(),

@@ -1,6 +1,7 @@
 // The client's connection as the relay sees it: takes bytes, says when it is full, ends properly or is cut.
 import type { ServerResponse } from 'node:http';
 import type { Sink } from '../stream/relay.ts';
+import { onStream, type StreamResponse } from './stream-message.ts';
 
 /** How long a client may read the last event of a broken stream before the FIN: Node's fetch drops unread events with an immediate one. */
 const READ_GRACE_MS = 1000;
@@ -16,6 +17,8 @@ const READ_GRACE_MS = 1000;
  * @param options.graceMs how long to wait, at most, for a client that does not read the end of a cut stream
  */
 export function createSink(response: ServerResponse, onDrain: () => void, options: { hasLength: boolean; graceMs: number }): Sink {
+  const onHttp2 = onStream(response);
+  if (onHttp2 !== undefined) return createStreamSink(onHttp2, onDrain, options.graceMs);
   const direct = response.chunkedEncoding && response.socket !== null ? response.socket : undefined;
   const drains = direct ?? response;
   drains.on('drain', onDrain);
@@ -59,6 +62,45 @@ export function createSink(response: ServerResponse, onDrain: () => void, option
       const timer = setTimeout(close, READ_GRACE_MS);
       response.once('close', () => clearTimeout(timer));
     },
+    destroy,
+  };
+}
+
+/** The same on an HTTP/2 stream, which what cuts it resets: its connection is other streams' as well. */
+function createStreamSink(response: StreamResponse, onDrain: () => void, graceMs: number): Sink {
+  const { stream } = response;
+  stream.on('drain', onDrain);
+  const destroy = () => response.destroy();
+
+  function close(): void {
+    if (response.destroyed) return;
+    if (stream.writableLength === 0) {
+      destroy();
+      return;
+    }
+    // Behind all that is held.
+    stream.write('', destroy);
+    destroyAfter(graceMs, destroy);
+  }
+
+  function destroyAfter(ms: number, what: () => void): void {
+    if (!Number.isFinite(ms)) return;
+    const timer = setTimeout(what, ms);
+    response.once('close', () => clearTimeout(timer));
+  }
+
+  return {
+    get heldBytes() {
+      return stream.writableLength;
+    },
+    write(bytes) {
+      // Node has ended the stream of an answer without a body.
+      if (stream.writableEnded) return true;
+      return typeof bytes === 'string' ? stream.write(bytes, 'latin1') : stream.write(bytes);
+    },
+    end: () => void response.end(),
+    cut: close,
+    cutGently: () => destroyAfter(READ_GRACE_MS, close),
     destroy,
   };
 }

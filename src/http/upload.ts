@@ -2,6 +2,7 @@
 import type { IncomingMessage } from 'node:http';
 import { Readable } from 'node:stream';
 import type { Exchange } from '../exchange.ts';
+import { hasBody } from './stream-message.ts';
 
 export interface Upload {
   /** The body to send, undefined where the request has none. */
@@ -61,9 +62,4 @@ export function openUpload(request: IncomingMessage, { flow, maxBytes, onTooLarg
   request.pause();
   request.on('data', onData).on('end', onEnd);
   return { body, close };
-}
-
-/** RFC 9112 6.3: a request has a body if it says so. */
-function hasBody({ headers }: IncomingMessage): boolean {
-  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
 }

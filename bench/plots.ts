@@ -1,0 +1,3 @@
+export function plotAll(_results: unknown, _folder: string): string[] {
+  return [];
+}

@@ -5,6 +5,8 @@ import { join } from 'node:path';
 import { findProgram, peersFolder } from './contender.ts';
 
 const NPM_PEERS = ['fastify@5.12.8', '@fastify/http-proxy@11.6.3', '@portkey-ai/gateway@1.15.2'];
+/** With a newer one Portkey answers 500 ("immutable"): it changes headers of an answer that those hand out frozen. */
+const OVERRIDES = { '@hono/node-server': '1.13.8' };
 /** The newest one names a dependency that PyPI did not have in November 2026. */
 const LITELLM = 'litellm[proxy]==1.80.0';
 const BIFROST = 'github.com/maximhq/bifrost/transports/bifrost-http@latest';
@@ -12,7 +14,7 @@ const BIFROST = 'github.com/maximhq/bifrost/transports/bifrost-http@latest';
 /** Installs what is missing; never fails. */
 export function installPeers(): void {
   mkdirSync(join(peersFolder, 'go'), { recursive: true });
-  writeFileSync(join(peersFolder, 'package.json'), '{ "private": true }\n');
+  writeFileSync(join(peersFolder, 'package.json'), JSON.stringify({ private: true, overrides: OVERRIDES }));
   if (!existsSync(join(peersFolder, 'node_modules/@portkey-ai')))
     attempt('npm', ['install', '--no-audit', '--no-fund', '--save-exact', ...NPM_PEERS]);
   if (!existsSync(join(peersFolder, 'venv/bin/litellm'))) {

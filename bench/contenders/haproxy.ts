@@ -7,7 +7,7 @@ const program = findProgram('haproxy');
 
 function configure({ upstreamPort, isTls, caFile, workers }: Setup, port: number): string {
   return `global
-  maxconn 18000
+  maxconn 9000
   nbthread ${workers}
 defaults
   mode http

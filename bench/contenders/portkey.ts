@@ -7,7 +7,8 @@ const folder = join(peersFolder, 'node_modules/@portkey-ai/gateway');
 
 export const portkey: Contender = {
   name: 'portkey',
-  describe: () => `@portkey-ai/gateway ${JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')).version}, --headless`,
+  describe: () =>
+    `@portkey-ai/gateway ${JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')).version}, --headless, with the @hono/node-server of install.ts`,
   isAvailable: () => (existsSync(folder) ? undefined : 'not installed (--install)'),
   cannot: ({ workers }) => (workers > 1 ? 'is one process' : undefined),
   async start({ upstreamPort, isTls, caFile, cpus }) {

@@ -98,6 +98,9 @@ function startStream(socket: Socket, given: UpstreamPlan): void {
   socket.uncork();
 }
 
+/** Of a body, its beginning and so much of its end are looked at: there a gateway that writes it anew may have put `stream`. */
+const TAIL_BYTES = 256;
+
 /** Reads requests, one after another, of each only what must be known: where it ends, and whether it asks for a stream. */
 function serve(socket: Socket): void {
   let head = '';
@@ -115,17 +118,17 @@ function serve(socket: Socket): void {
       bodyBytes = head.length - end - 4;
       wantedBytes = Number(/\r\ncontent-length: *(\d+)/i.exec(head.slice(0, end))?.[1] ?? Number.POSITIVE_INFINITY);
       if (/^GET /.test(head)) wantedBytes = 0;
-      last = head.slice(-7);
+      last = head.slice(-TAIL_BYTES);
     } else {
       if (start.length < 1024) start += data.toString('latin1', 0, 1024);
       bodyBytes += data.length;
-      last = (last + data.toString('latin1', Math.max(0, data.length - 7))).slice(-7);
+      last = (last + data.toString('latin1', Math.max(0, data.length - TAIL_BYTES))).slice(-TAIL_BYTES);
     }
     if (wantedBytes === Number.POSITIVE_INFINITY ? !last.endsWith('0\r\n\r\n') : bodyBytes < wantedBytes) return;
     head = '';
     wantedBytes = -1;
     if (start.includes(FLOOD_MODEL)) startStream(socket, FLOOD);
-    else if (/"stream": ?true/.test(start)) startStream(socket, plan);
+    else if (/"stream": ?true/.test(start + last)) startStream(socket, plan);
     else socket.write(shortAnswer);
   });
 }

@@ -78,6 +78,20 @@ const single: Scenario = {
   quoted: firstToken,
 };
 
+const memory: Scenario = {
+  ...paced,
+  name: 'memory',
+  about: '3,000 streams at one time, idle, then at 4 events a second',
+  kind: 'memory',
+  streams: 3000,
+  rate: 4,
+  quoted: ['idleKb', 'busyKb', 'rssFreshMb', 'rssMb'],
+};
+
+const memoryCurve = [1000, 5000].map((streams): Scenario => {
+  return { ...memory, name: `memory-${streams}`, about: `the same with ${streams} streams`, streams, contenders: 'main' };
+});
+
 export const scenarios: readonly Scenario[] = [
   { ...paced, isQuick: true },
   { ...paced, name: 'instant', about: 'the same, all begun at one instant and then in step: the hardest case for p99', start: 'instant' },
@@ -110,15 +124,8 @@ export const scenarios: readonly Scenario[] = [
     events: 250,
     quoted: ['streamsHeld'],
   },
-  {
-    ...paced,
-    name: 'memory',
-    about: '3,000 streams at one time, idle, then at 4 events a second',
-    kind: 'memory',
-    streams: 3000,
-    rate: 4,
-    quoted: ['idleKb', 'busyKb', 'rssFreshMb', 'rssMb'],
-  },
+  memory,
+  ...memoryCurve,
   ...curve,
   {
     ...paced,

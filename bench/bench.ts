@@ -49,8 +49,8 @@ const { values } = parseArgs({
 if (values.install) installPeers();
 const cores = divideCores();
 pinSelf(cores.generators);
-const measureMs = 1000 * Number(values.seconds ?? (values.quick ? 3 : 4));
-const pace = { warmupMs: Math.min(2000, measureMs), measureMs };
+const measureMs = 1000 * Number(values.seconds ?? (values.quick ? 2 : 4));
+const pace = { warmupMs: Math.min(2000, measureMs / 2), measureMs };
 const rounds = Number(values.rounds ?? (values.quick ? 3 : 5));
 const generators = await startGenerators(cores.generators);
 const tell = (line: string) => console.error(line);
@@ -78,7 +78,7 @@ async function runAll(): Promise<void> {
     const contenders = (values.quick ? main : sets[scenario.contenders]).filter(({ name }) => named?.includes(name) ?? true);
     const result = await runScenario(scenario, { generators, cores, contenders, rounds, pace, tell });
     results.push(result);
-    console.log(formatScenario(result));
+    console.log(formatScenario(result, cores.generatorCount));
   }
   console.log(formatMeanings(results));
   const taking = all.filter((contender) => results.some(({ rows }) => rows.some(({ name }) => name === contender.name)));

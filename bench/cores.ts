@@ -8,6 +8,8 @@ export interface Cores {
   readonly generators: string;
   /** For contenders of two workers. */
   readonly pair: string;
+  /** Of the two generators, each single-threaded: 1 where they share a core. */
+  readonly generatorCount: number;
   readonly note: string;
 }
 
@@ -21,16 +23,30 @@ export function pinned(cpus: string, command: string[]): string[] {
 export function divideCores(): Cores {
   const count = availableParallelism();
   if (!hasTaskset)
-    return { contender: '', generators: '', pair: '', note: 'no taskset: everything runs on all cores, and disturbs itself' };
-  if (count < 2) return { contender: '', generators: '', pair: '', note: 'one core for everything: only CPU and memory mean something' };
+    return {
+      contender: '',
+      generators: '',
+      pair: '',
+      generatorCount: 2,
+      note: 'no taskset: everything runs on all cores, and disturbs itself',
+    };
+  if (count < 2)
+    return {
+      contender: '',
+      generators: '',
+      pair: '',
+      generatorCount: 1,
+      note: 'one core for everything: only CPU and memory mean something',
+    };
   if (count < 4) {
     const note = 'contender on core 0, upstream and load together on core 1; contenders of two workers on both, beside the generators';
-    return { contender: '0', generators: '1', pair: '0,1', note };
+    return { contender: '0', generators: '1', pair: '0,1', generatorCount: 1, note };
   }
   return {
     contender: '0',
     generators: '2,3',
     pair: '0,1',
+    generatorCount: 2,
     note: 'contender on core 0 (of two workers: 0 and 1), upstream and load on 2 and 3',
   };
 }

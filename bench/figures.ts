@@ -80,11 +80,12 @@ export const figures = {
     meaning: "calls with another status than 200, refused, or ended before the answer's end",
   },
   contenderCores: { label: 'cores', unit: '', digits: 2, meaning: 'cores that the contender kept busy' },
-  generatorCores: {
-    label: 'generators',
+  upstreamCores: { label: 'upstream', unit: 'cores', digits: 2, meaning: 'cores that the upstream kept busy' },
+  loadCores: {
+    label: 'load',
     unit: 'cores',
     digits: 2,
-    meaning: 'cores that upstream and load kept busy together: near what they have, they are what is measured',
+    meaning: 'cores that the load kept busy: where the two have used up their core, they are what is measured',
   },
   foreignCores: {
     label: 'others',
@@ -102,7 +103,8 @@ export function healthOf(result: LoadResult): Figures {
   return {
     failed: result.failed,
     contenderCores: cpuOf(result) / result.seconds,
-    generatorCores: result.upstreamCores + result.loadCores,
+    upstreamCores: result.upstreamCores,
+    loadCores: result.loadCores,
     foreignCores: result.foreignCores,
   };
 }

@@ -23,15 +23,27 @@ type Kind = Scenario['kind'];
 
 /** Between runs, so that what the last one left is gone: connections that close, garbage that is collected. */
 const REST_MS = 300;
+/** So long it takes at least until all buffers between a flood and its slow reader are full. */
+const FLOOD_MS = 8000;
 /** At rest, memory is given back for so long before it is weighed. */
 const SETTLE_MS = 5000;
 const CAPACITY_RATE = 50;
+const UNBOUNDED = Number.MAX_SAFE_INTEGER;
 
 /** One measurement of one contender. */
 export async function measure(measuring: Measuring): Promise<Figures> {
   const figures = await kinds[measuring.scenario.kind](measuring);
   await delay(REST_MS);
   return figures;
+}
+
+/** So long a contender works before its first round: compilers have compiled, pools are filled. */
+const FIRST_WARMUP_MS = 3000;
+
+export async function warmUp(measuring: Measuring): Promise<void> {
+  const isStreamed = measuring.scenario.kind !== 'calls';
+  await runPaced({ ...measuring, pace: { warmupMs: FIRST_WARMUP_MS, measureMs: 0 } }, { isStreamed, spreadMs: 1000 });
+  await delay(REST_MS);
 }
 
 /** Contenders of these kinds are started anew for each measurement: memory is what is measured. */
@@ -51,7 +63,7 @@ const kinds: Record<Kind, (measuring: Measuring) => Promise<Figures>> = {
   },
   slowReaders: async (measuring) => {
     const rssFreshMb = rssMb(measuring);
-    return { rssFreshMb, ...eventFigures(await runPaced(measuring, { slowShare: 0.2 })) };
+    return { rssFreshMb, ...eventFigures(await runPaced(measuring, { slowShare: 0.2, warmupMs: FLOOD_MS })) };
   },
   capacity: measureCapacity,
   memory: measureMemory,
@@ -62,7 +74,9 @@ const kinds: Record<Kind, (measuring: Measuring) => Promise<Figures>> = {
 async function runPaced({ generators, running, scenario, pace }: Measuring, given: Partial<LoadPlan>): Promise<LoadResult> {
   const intervalMs = scenario.rate === 0 ? 0 : 1000 / scenario.rate;
   await generators.configure({ events: scenario.events, intervalMs, firstTokenMs: 0 });
-  return generators.run({ ...planOf(running, scenario), ...pace, ...given });
+  const plan = { ...planOf(running, scenario), ...pace, ...given };
+  // All streams are there before anything is measured.
+  return generators.run({ ...plan, warmupMs: Math.max(plan.warmupMs, plan.maxCalls === UNBOUNDED ? plan.spreadMs * 1.1 : 0) });
 }
 
 function planOf({ port, headers, path, model, pids }: Running, scenario: Scenario) {
@@ -75,10 +89,10 @@ function planOf({ port, headers, path, model, pids }: Running, scenario: Scenari
     pids,
     isStreamed: true,
     connections: scenario.streams,
-    // Over the length of a stream, so that as many begin as end at any time; of long ones, over a second.
-    spreadMs: scenario.start === 'instant' ? 0 : Math.min(streamMs, 1000),
+    // Over the length of a stream, so that as many begin as end at any time.
+    spreadMs: scenario.start === 'instant' ? 0 : streamMs,
     promptBytes: scenario.promptBytes,
-    maxCalls: Number.MAX_SAFE_INTEGER,
+    maxCalls: UNBOUNDED,
     abortShare: 0,
     slowShare: 0,
   };
@@ -90,7 +104,7 @@ async function measureCapacity(measuring: Measuring): Promise<Figures> {
   let health: Figures = {};
   const holds = async (streams: number): Promise<boolean> => {
     for (let tries = 0; tries < 2; tries++) {
-      const result = await runPaced(measuring, { connections: streams });
+      const result = await runPaced(measuring, { connections: streams, spreadMs: 1000 });
       await delay(REST_MS);
       const isComplete =
         result.events >= 0.97 * streams * CAPACITY_RATE * result.seconds * (measuring.scenario.events / (measuring.scenario.events + 1));

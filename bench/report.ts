@@ -3,7 +3,8 @@ import { type Figure, type FigureName, figures } from './figures.ts';
 import type { Row, ScenarioResult } from './run.ts';
 import { type Sample, sample, sampleDifferences, sampleRatios } from './statistics.ts';
 
-const HEALTH: FigureName[] = ['contenderCores', 'generatorCores', 'foreignCores', 'failed'];
+const DISTURBANCE_CORES = 0.1;
+const HEALTH: FigureName[] = ['contenderCores', 'upstreamCores', 'loadCores', 'foreignCores', 'failed'];
 
 /** A figure of a contender in all rounds. */
 export function sampleOf(row: Row, name: FigureName): Sample {
@@ -28,8 +29,11 @@ export function rowOf({ rows }: ScenarioResult, name: string): Row | undefined {
   return rows.find((row) => row.name === name);
 }
 
-/** Medians and spreads; below, what is added over direct, and ratios to nginx and to the pipe. */
-export function formatScenario(result: ScenarioResult): string {
+/**
+ * Medians and spreads; below, what is added over direct, and ratios to nginx and to the pipe.
+ * @param generatorCount cores of the generators: on one they share it
+ */
+export function formatScenario(result: ScenarioResult, generatorCount: number): string {
   const { scenario, rows, skipped } = result;
   const names = [...scenario.quoted, ...HEALTH];
   const direct = rowOf(result, 'direct');
@@ -52,8 +56,18 @@ export function formatScenario(result: ScenarioResult): string {
     if (body.length > 0)
       lines.push(`ratio to ${base.name}`, ...align([['', ...scenario.quoted.map((name) => figures[name].label)], ...body]));
   }
+  const limited = rows.filter((row) => isAtLimit(row, generatorCount)).map(({ name }) => name);
+  if (limited.length > 0)
+    lines.push(`the generators were at their limit: what these could do beyond was not measured: ${limited.join(', ')}`);
+  const disturbed = rows.filter((row) => sampleOf(row, 'foreignCores').median > DISTURBANCE_CORES).map(({ name }) => name);
+  if (disturbed.length > 0) lines.push(`disturbed by other work on the machine: ${disturbed.join(', ')}`);
   lines.push(...skipped.map(({ name, reason }) => `skipped: ${name}: ${reason}`));
   return lines.join('\n');
+}
+
+function isAtLimit(row: Row, generatorCount: number): boolean {
+  const [upstream, load] = [sampleOf(row, 'upstreamCores').median, sampleOf(row, 'loadCores').median];
+  return (generatorCount === 1 ? upstream + load : Math.max(upstream, load)) > 0.95;
 }
 
 function formatSample({ median, spread }: Sample, { digits }: Figure): string {

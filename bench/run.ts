@@ -6,7 +6,7 @@ import type { Contender, Running, Setup } from './contender.ts';
 import type { Cores } from './cores.ts';
 import type { FigureName, Figures } from './figures.ts';
 import type { Generators } from './generators/generators.ts';
-import { measure, needsFreshStart, type Pace, verify } from './measure.ts';
+import { measure, needsFreshStart, type Pace, verify, warmUp } from './measure.ts';
 import { startRedis } from './redis.ts';
 import type { Scenario } from './scenarios.ts';
 import { rotate } from './statistics.ts';
@@ -43,12 +43,15 @@ export async function runScenario(scenario: Scenario, parts: RunParts): Promise<
       if (reason === undefined) taking.set(contender, { name: contender.name, rounds: [] });
       else result.skipped.push({ name: contender.name, reason });
     }
-    for (let round = 0; round < parts.rounds; round++) {
+    if (!needsFreshStart(scenario.kind))
+      for (const contender of taking.keys()) await warmUp({ ...parts, running: await stage.enter(contender), scenario });
+    const rounds = Math.min(parts.rounds, scenario.maxRounds ?? parts.rounds);
+    for (let round = 0; round < rounds; round++) {
       for (const contender of rotate([...taking.keys()], round)) {
         const running = await stage.enter(contender);
         const figures = await measure({ ...parts, running, scenario });
         taking.get(contender)?.rounds.push(figures);
-        parts.tell(`${scenario.name}, round ${round + 1} of ${parts.rounds}: ${contender.name}${tellFirst(scenario.quoted, figures)}`);
+        parts.tell(`${scenario.name}, round ${round + 1} of ${rounds}: ${contender.name}${tellFirst(scenario.quoted, figures)}`);
       }
     }
   } finally {

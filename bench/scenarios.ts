@@ -21,6 +21,8 @@ export interface Scenario {
   readonly contenders: 'all' | 'main' | 'own';
   /** The columns of its table, in order; health columns follow. */
   readonly quoted: readonly FigureName[];
+  /** No more rounds than so many: it takes long, and spreads little. */
+  readonly maxRounds?: number;
   /** Also part of `--quick`. */
   readonly isQuick?: true;
 }
@@ -56,13 +58,13 @@ const paced: Scenario = {
 /** 20,000 events a second in all, over more and more streams: what a stream costs by being there. */
 const curve = [1000, 5000].map((streams): Scenario => {
   const about = `${streams} streams at ${20_000 / streams} events a second: 20,000 events a second again`;
-  return { ...paced, name: `curve-${streams}`, about, streams, rate: 20_000 / streams, contenders: 'main' };
+  return { ...paced, name: `curve-${streams}`, about, streams, rate: 20_000 / streams, contenders: 'main', maxRounds: 3 };
 });
 
 const matrix = [200, 1000, 5000].flatMap((streams) =>
   [20, 50, 100].map((rate): Scenario => {
     const about = `${streams} streams at ${rate} events a second: ${streams * rate} events a second where contender and generators can`;
-    return { ...paced, name: `matrix-${streams}x${rate}`, about, streams, rate, contenders: 'main' };
+    return { ...paced, name: `matrix-${streams}x${rate}`, about, streams, rate, contenders: 'main', maxRounds: 3 };
   }),
 );
 
@@ -85,6 +87,7 @@ const memory: Scenario = {
   kind: 'memory',
   streams: 3000,
   rate: 4,
+  maxRounds: 3,
   quoted: ['idleKb', 'busyKb', 'rssFreshMb', 'rssMb'],
 };
 
@@ -119,6 +122,7 @@ export const scenarios: readonly Scenario[] = [
     name: 'capacity',
     about: 'how many streams of 50 events a second are held with no event later than 50 ms',
     kind: 'capacity',
+    maxRounds: 3,
     streams: 200,
     rate: 50,
     events: 250,
@@ -132,6 +136,8 @@ export const scenarios: readonly Scenario[] = [
     name: 'churn',
     about: '20,000 streams of 20 events, 30 % of them left by their client in the middle',
     kind: 'churn',
+    contenders: 'main',
+    maxRounds: 3,
     streams: 100,
     rate: 200,
     events: 20,
@@ -140,7 +146,7 @@ export const scenarios: readonly Scenario[] = [
   {
     ...paced,
     name: 'slow-readers',
-    about: '200 streams at 50 events a second, and among them 50 that ask for a flood and take 64 KiB of it ten times a second',
+    about: '200 streams at 50 events a second, and among them 50 that ask for a flood and take 16 KiB of it ten times a second',
     kind: 'slowReaders',
     streams: 250,
     rate: 50,

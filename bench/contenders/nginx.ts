@@ -7,7 +7,7 @@ const program = findProgram('nginx');
 
 function configure({ upstreamPort, isTls, caFile, workers, folder }: Setup, port: number): string {
   const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((kind) => `${kind}_temp_path ${folder}/${kind};`);
-  const tls = `proxy_ssl_verify on; proxy_ssl_trusted_certificate ${caFile}; proxy_ssl_name 127.0.0.1;`;
+  const tls = `proxy_ssl_verify on; proxy_ssl_trusted_certificate ${caFile}; proxy_ssl_name localhost;`;
   return `
 user root; worker_processes ${workers}; pid ${folder}/pid; error_log ${folder}/error.log crit; daemon off; worker_rlimit_nofile 40000;
 events { worker_connections 18000; }

@@ -16,7 +16,7 @@ export interface ClientParts {
   readonly request: Buffer;
   /** After how many events the client leaves, drawn for each call; undefined: it stays. */
   drawDeparture(): number | undefined;
-  /** Takes one buffer's worth, then rests so long. */
+  /** Takes a little, then rests so long; 0: takes all at once. */
   readonly restMs: number;
   readonly witness: Witness;
 }
@@ -27,6 +27,8 @@ const STAMP_BYTES = STAMP_MARK.length + STAMP_DIGITS;
 const TAIL_BYTES = 64;
 /** All connections read into it: what is in it has been looked through before the next read. */
 const shared = Buffer.alloc(TAIL_BYTES + 65_536);
+/** What a slow reader takes before it rests. */
+const SLOW_READ_BYTES = 16_384;
 /** A connection that fails is not made anew at once: the contender may be down. */
 const RETRY_MS = 20;
 
@@ -49,7 +51,8 @@ export function startClient(parts: ClientParts): () => void {
   function open(): void {
     if (isStopped) return;
     state = 'connecting';
-    const onread = { buffer: shared.subarray(TAIL_BYTES), callback: read };
+    const readBytes = parts.restMs === 0 ? 65_536 : SLOW_READ_BYTES;
+    const onread = { buffer: shared.subarray(TAIL_BYTES, TAIL_BYTES + readBytes), callback: read };
     socket = connect({ port: parts.port, host: '127.0.0.1', noDelay: true, onread }, ask);
     const own = socket;
     socket.on('error', () => undefined);

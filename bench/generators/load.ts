@@ -7,6 +7,8 @@ import { createHistogram } from './histogram.ts';
 import type { LoadPlan, LoadResult } from './plan.ts';
 
 const LATE_US = 50_000;
+/** By so much may the two processes' clocks differ. */
+const CLOCK_ERROR_NS = 20_000;
 const SLOW_REST_MS = 100;
 
 function toRequest(plan: LoadPlan, isSlow: boolean): Buffer {
@@ -39,6 +41,7 @@ async function run(plan: LoadPlan): Promise<LoadResult> {
   const counts = { events: 0, whole: 0, aborted: 0, failed: 0 };
   let ended = 0;
   let isMeasured = false;
+  let earliestNs = 0;
   const done = Promise.withResolvers<void>();
   const random = createRandom(7);
   const witness = {
@@ -46,6 +49,7 @@ async function run(plan: LoadPlan): Promise<LoadResult> {
     onFirstEvent: (ns: number) => isMeasured && firstEvent.record(ns),
     onEvent(ns: number) {
       counts.events++;
+      if (ns < earliestNs) earliestNs = ns;
       if (isMeasured) event.record(ns);
     },
     onEnd(how: 'whole' | 'aborted' | 'failed', ns: number) {
@@ -85,6 +89,7 @@ async function run(plan: LoadPlan): Promise<LoadResult> {
   await Promise.race([delay(plan.measureMs), done.promise]);
   const after = sum();
   isMeasured = false;
+  if (earliestNs < -CLOCK_ERROR_NS) throw new Error(`an event arrived ${-earliestNs} ns before it was sent: the clocks differ`);
   for (const timer of timers) clearTimeout(timer);
   for (const stop of stops) stop();
 

@@ -32,7 +32,7 @@ export interface LoadPlan {
   readonly maxCalls: number;
   /** Of the calls, so many are left by their client in the middle, by reset or by FIN in turn. */
   readonly abortShare: number;
-  /** Of the connections, so many ask for a flood and take 64 KiB of it ten times a second. */
+  /** Of the connections, so many ask for a flood and take 16 KiB of it ten times a second. */
   readonly slowShare: number;
   /** The contender's processes. */
   readonly pids: readonly number[];

@@ -17,15 +17,16 @@ const shortBody = `{"id":"chatcmpl-1","object":"chat.completion","created":17415
 const shortAnswer = Buffer.from(
   `HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nx-request-id: req_1\r\nContent-Length: ${shortBody.length}\r\n\r\n${shortBody}`,
 );
-/** One of the calls that want as much as they can take: slow readers ask for it. */
-const FLOOD = { events: 20_000, intervalMs: 0, firstTokenMs: 0 };
+/** Slow readers ask for it: more than all the buffers on the way can take. */
+const FLOOD = { events: 200_000, intervalMs: 0, firstTokenMs: 0 };
 const FLOOD_MODEL = '"model":"flood"';
-/** Events written at one go to a stream that is not paced. */
+/** Events in one write to a stream that is not paced. */
 const BURST = 16;
 
 const toChunk = (text: string) => `${text.length.toString(16)}\r\n${text}\r\n`;
 let eventChunk = Buffer.from(toChunk(eventText));
 const stampAt = eventChunk.indexOf(STAMP_MARK) + STAMP_MARK.length;
+let burstChunk = Buffer.concat(new Array<Buffer>(BURST).fill(eventChunk));
 let plan: UpstreamPlan = { events: 100, intervalMs: 10, firstTokenMs: 0 };
 
 interface Stream {
@@ -63,11 +64,14 @@ function turn(): void {
 /** Writes what is due by the wheel's time. A stream that is late catches up event by event, each with the time of its own write. */
 function proceed(stream: Stream): void {
   const { socket } = stream;
-  for (let n = 0; stream.dueMs <= wheelMs && !stream.isStuck && !socket.destroyed; n++) {
-    if (n === BURST) return void setImmediate(proceed, stream);
+  while (stream.dueMs <= wheelMs && !stream.isStuck && !socket.destroyed) {
     if (stream.sent === stream.plan.events) return void socket.write(stream.ending, 'latin1');
+    if (stream.plan.intervalMs === 0 && stream.sent > 0 && stream.plan.events - stream.sent >= BURST) {
+      writeBurst(stream);
+      // One at a time: the others want their turn.
+      return void (stream.isStuck || setImmediate(proceed, stream));
+    }
     writeEvent(stream);
-    stream.sent++;
     stream.dueMs += stream.plan.intervalMs;
   }
   if (!stream.isStuck && !socket.destroyed) schedule(stream);
@@ -75,15 +79,28 @@ function proceed(stream: Stream): void {
 
 function writeEvent(stream: Stream): void {
   writeStamp(eventChunk, stampAt, nowNs());
-  if (!stream.socket.write(eventChunk)) {
-    stream.isStuck = true;
-    stream.socket.once('drain', () => {
-      stream.isStuck = false;
-      proceed(stream);
-    });
-  }
+  write(stream, eventChunk);
+  stream.sent++;
   // What the kernel has not taken is still in use.
   if (stream.socket.writableLength > 0) eventChunk = Buffer.from(eventChunk);
+}
+
+/** What is not paced goes out as a server's buffers do: several events in one write, each with its time. */
+function writeBurst(stream: Stream): void {
+  const now = nowNs();
+  for (let n = 0; n < BURST; n++) writeStamp(burstChunk, n * eventChunk.length + stampAt, now);
+  write(stream, burstChunk);
+  stream.sent += BURST;
+  if (stream.socket.writableLength > 0) burstChunk = Buffer.from(burstChunk);
+}
+
+function write(stream: Stream, chunk: Buffer): void {
+  if (stream.socket.write(chunk)) return;
+  stream.isStuck = true;
+  stream.socket.once('drain', () => {
+    stream.isStuck = false;
+    proceed(stream);
+  });
 }
 
 // ---- requests

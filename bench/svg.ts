@@ -28,6 +28,8 @@ const TOP = 84;
 const ROW = 34;
 const INNER = WIDTH - LEFT - RIGHT;
 const LINES_HEIGHT = 240;
+/** The colour of those who are only there to be compared with. */
+const REST = 3;
 
 const style = `
   .card { fill: #ffffff; stroke: #d8dee4; }
@@ -48,8 +50,9 @@ const style = `
     .c0 { fill: #58a6ff; stroke: #58a6ff; } .c1 { fill: #d29922; stroke: #d29922; } .c2 { fill: #f85149; stroke: #f85149; } .c3 { fill: #8b949e; stroke: #8b949e; }
   }`;
 
-/** One bar for each category, of one part for each series, with the sum at its end. */
+/** One bar for each category, of one part for each series, with the sum at its end. Of a single series, whom it is about stands out. */
 export function drawBars(plot: Plot, categories: readonly Category[], format = formatNumber): string {
+  const isAlone = plot.series.length === 1;
   const total = ({ values }: Category) => values.reduce((sum, value) => sum + value, 0);
   const scale = linearScale(Math.max(...categories.map(total)));
   const rows = categories.map((category, n) => {
@@ -57,7 +60,8 @@ export function drawBars(plot: Plot, categories: readonly Category[], format = f
     let x = LEFT;
     const parts = category.values.map((value, index) => {
       const width = scale.x(value) - LEFT;
-      const part = `<rect class="c${plot.series[index]?.color} mark" x="${round(x)}" y="${y + 6}" width="${round(Math.max(width, 1))}" height="${ROW - 12}"/>`;
+      const color = isAlone && !category.isOwn ? REST : plot.series[index]?.color;
+      const part = `<rect class="c${color} mark" x="${round(x)}" y="${y + 6}" width="${round(Math.max(width, 1))}" height="${ROW - 12}"/>`;
       x += width;
       return part;
     });
@@ -141,8 +145,9 @@ function logScale(min: number, max: number): Scale {
 }
 
 /** From 0 past the largest value, in steps of 1, 2 or 5 times a power of ten. */
-export function niceTicks(max: number): number[] {
-  const rough = (max > 0 ? max : 1) / 4;
+export function niceTicks(largest: number): number[] {
+  const max = largest > 0 ? largest : 1;
+  const rough = max / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((times) => times * power).find((one) => one >= rough) ?? 10 * power;
   return Array.from({ length: Math.ceil(max / step - 1e-9) + 1 }, (_, n) => Number((n * step).toPrecision(12)));
@@ -173,7 +178,7 @@ function frame(plot: Plot, height: number, scale: Scale, rows: readonly string[]
 
 function wrap({ title, subtitle, series }: Plot, height: number, parts: readonly string[]): string {
   let x = 20;
-  const legend = series.map(({ name, color }) => {
+  const legend = (series.length > 1 ? series : []).map(({ name, color }) => {
     const entry = `<circle class="c${color} mark" cx="${x + 5}" cy="66" r="5"/><text x="${x + 16}" y="70">${name}</text>`;
     x += 32 + name.length * 7.2;
     return entry;

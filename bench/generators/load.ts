@@ -1,5 +1,6 @@
 // The load of the bench, a process of its own: holds calls open against a contender, and tells what arrived when and what it cost.
 import { setTimeout as delay } from 'node:timers/promises';
+import { createRandom } from '../../test/support/random.ts';
 import { listTree, readMachine, readUsage } from './accounting.ts';
 import { startClient } from './client.ts';
 import { nowNs } from './clock.ts';
@@ -23,17 +24,6 @@ function toRequest(plan: LoadPlan, isSlow: boolean): Buffer {
     ...plan.headers,
   ];
   return Buffer.from(`${head.join('\r\n')}\r\n\r\n${body}`);
-}
-
-/** The same numbers in every run: mulberry32. */
-function createRandom(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
 
 async function run(plan: LoadPlan): Promise<LoadResult> {
@@ -69,7 +59,7 @@ async function run(plan: LoadPlan): Promise<LoadResult> {
   const slowCount = Math.round(plan.connections * plan.slowShare);
   const startOne = (n: number) => {
     const isSlow = n < slowCount;
-    const drawDeparture = () => (random() < plan.abortShare ? Math.floor(random() * 20) : undefined);
+    const drawDeparture = () => (random(1000) < 1000 * plan.abortShare ? random(20) : undefined);
     const own = isSlow ? { request: slowRequest, restMs: SLOW_REST_MS, witness: slowWitness } : { request, restMs: 0, witness };
     stops.push(startClient({ port: plan.port, drawDeparture, ...own }));
   };

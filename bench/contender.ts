@@ -7,6 +7,7 @@ import { delimiter, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { pinned } from './cores.ts';
+import { listTree, readParent } from './generators/accounting.ts';
 
 export interface Setup {
   readonly upstreamPort: number;
@@ -69,7 +70,7 @@ export interface Command {
 /** Starts a contender's process on its cores, its output to nowhere; resolves when its port accepts. */
 export async function startProcess({ command, port, cpus, env = {}, cwd }: Command): Promise<Running> {
   const [name = '', ...args] = pinned(cpus, [...command]);
-  const isTold = process.env.BENCH_DEBUG !== undefined;
+  const isTold = Boolean(process.env.BENCH_DEBUG);
   const output = isTold ? 'inherit' : 'ignore';
   const child = spawn(name, args, { stdio: ['ignore', output, output], env: { ...process.env, ...env }, cwd });
   alive.add(child);
@@ -80,11 +81,19 @@ export async function startProcess({ command, port, cpus, env = {}, cwd }: Comma
     port,
     pids: [Number(child.pid)],
     async stop() {
+      const tree = listTree(Number(child.pid));
       child.kill('SIGTERM');
       await Promise.race([gone, delay(STOP_WAIT_MS, undefined, { ref: false }).then(() => child.kill('SIGKILL'))]);
       await gone;
+      await killOrphans(tree);
     },
   };
+}
+
+/** Some leave their workers behind. An id that has been given anew by now is no orphan: it has another parent than init. */
+async function killOrphans(pids: readonly number[]): Promise<void> {
+  await delay(100);
+  for (const pid of pids) if (readParent(pid) === 1) process.kill(pid, 'SIGKILL');
 }
 
 async function waitForPort(port: number, child: ChildProcess): Promise<void> {

@@ -30,6 +30,12 @@ export function listTree(pid: number): number[] {
   return [pid, ...children.flatMap(listTree)];
 }
 
+/** The parent's id; undefined: there is no such process. */
+export function readParent(pid: number): number | undefined {
+  const line = readOr(`/proc/${pid}/stat`, '');
+  return line === '' ? undefined : Number(line.slice(line.lastIndexOf(')') + 2).split(' ')[1]);
+}
+
 /** Sums up what these processes and their descendants have used; what has ended by now is not in it. */
 export function readUsage(pids: readonly number[]): Usage {
   const rows = pids.flatMap(listTree).map((pid) => parseStat(readOr(`/proc/${pid}/stat`, '')));

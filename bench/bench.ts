@@ -24,6 +24,7 @@ import { divideCores, pinSelf } from './cores.ts';
 import { startGenerators } from './generators/generators.ts';
 import { installPeers } from './install.ts';
 import { plotAll } from './plots.ts';
+import { formatPromises } from './promises.ts';
 import { formatMeanings, formatScenario } from './report.ts';
 import { runScenario, type ScenarioResult } from './run.ts';
 import { type Scenario, scenarios } from './scenarios.ts';
@@ -81,6 +82,8 @@ async function runAll(): Promise<void> {
     console.log(formatScenario(result, cores.generatorCount));
   }
   console.log(formatMeanings(results));
+  const promises = formatPromises(results);
+  console.log(promises.text);
   const taking = all.filter((contender) => results.some(({ rows }) => rows.some(({ name }) => name === contender.name)));
   const contenders = Object.fromEntries(taking.map((contender) => [contender.name, contender.describe()]));
   console.log(
@@ -90,8 +93,10 @@ async function runAll(): Promise<void> {
   );
   mkdirSync(values.out, { recursive: true });
   writeFileSync(join(values.out, 'results.json'), JSON.stringify({ conditions, contenders, results }, undefined, 1));
+  const facts = Object.entries(conditions).map(([name, text]) => `- ${name}: ${text}`);
+  writeFileSync(join(values.out, 'promises.md'), `${promises.markdown}\n\n${facts.join('\n')}\n`);
   const plots = plotAll(results, values.out);
-  console.log(`\nwritten to ${values.out}: results.json${plots.map((name) => `, ${name}`).join('')}`);
+  console.log(`\nwritten to ${values.out}: results.json, promises.md${plots.map((name) => `, ${name}`).join('')}`);
 }
 
 /** All that a reader has to know to judge the numbers, or to repeat them. */

@@ -32,7 +32,7 @@ import { type Scenario, scenarios } from './scenarios.ts';
 const sluicegate = createSluicegate();
 const main = [direct, nginx, pipe, sluicegate];
 const all = [direct, nginx, haproxy, pipe, sluicegate, httpProxy, portkey, litellm, bifrost];
-const sets: Record<Scenario['contenders'], Contender[]> = { all, main, own: [sluicegate] };
+const sets: Record<Scenario['contenders'], Contender[]> = { all, main };
 
 const { values } = parseArgs({
   options: {

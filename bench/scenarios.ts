@@ -18,7 +18,7 @@ export interface Scenario {
   readonly workers?: number;
   /** Limits counted in Redis, for who can count. */
   readonly hasRedis?: true;
-  readonly contenders: 'all' | 'main' | 'own';
+  readonly contenders: 'all' | 'main';
   /** The columns of its table, in order; health columns follow. */
   readonly quoted: readonly FigureName[];
   /** No more rounds than so many: it takes long, and spreads little. */

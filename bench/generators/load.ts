@@ -1,7 +1,7 @@
 // The load of the bench, a process of its own: holds calls open against a contender, and tells what arrived when and what it cost.
 import { setTimeout as delay } from 'node:timers/promises';
 import { createRandom } from '../../test/support/random.ts';
-import { listTree, readMachine, readUsage } from './accounting.ts';
+import { readMachine, readUsage } from './accounting.ts';
 import { startClient } from './client.ts';
 import { nowNs } from './clock.ts';
 import { createHistogram } from './histogram.ts';
@@ -111,4 +111,4 @@ async function run(plan: LoadPlan): Promise<LoadResult> {
 
 process.on('message', async (plan: LoadPlan) => process.send?.(await run(plan)));
 process.once('disconnect', () => process.exit(0));
-process.send?.({ pid: process.pid, tree: listTree(process.pid) });
+process.send?.('ready');

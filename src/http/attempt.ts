@@ -31,7 +31,6 @@ export interface AttemptParts {
   /** The key that goes up with it. */
   readonly key: string | undefined;
   readonly edit: Edit;
-  readonly request: UpstreamRequest;
 }
 
 export interface AttemptEvents {
@@ -56,8 +55,8 @@ export interface Attempt {
   /** When the last byte of the request had gone up. */
   readonly sentAtMs: number | undefined;
   readonly isHeadDue: boolean;
-  /** Sends the request; it may fail at once. */
-  begin(): void;
+  /** Sends the request; it may fail at once. Nothing here keeps it: its body may be large, and the answer long. */
+  begin(request: UpstreamRequest): void;
   /** Hands the rest of the body to another. */
   takeOver(taker: Taker | undefined): void;
   /** Says what has become of it, for metrics and log; only once. */
@@ -113,13 +112,13 @@ export function createAttempt(parts: AttemptParts, events: AttemptEvents): Attem
   let isTold = false;
   let taker: Taker | undefined;
 
-  function begin(): void {
+  function begin(request: UpstreamRequest): void {
     exchange.upstream = upstream.name;
     exchange.attempts += 1;
     exchange.cause = undefined;
     events.onPhase('connect');
     calledAtMs = clock.now();
-    call = client.send(parts.request, {
+    call = client.send(request, {
       onStart() {
         connectedAtMs = clock.now();
         events.onPhase('upload');

@@ -110,7 +110,7 @@ export function gatherModels(
     const outlet = outletOf(upstream);
     const key = outlet.keys.take();
     const attempt: Attempt = createAttempt(
-      { clock, metrics, exchange, outlet, key, edit, request: requestFor(request, { upstream, key, edit, body: undefined }) },
+      { clock, metrics, exchange, outlet, key, edit },
       {
         onStart() {
           if (isFirst) events.onStart();
@@ -125,7 +125,7 @@ export function gatherModels(
       },
     );
     live.add(attempt);
-    attempt.begin();
+    attempt.begin(requestFor(request, { upstream, key, edit, body: undefined }));
   }
 
   function take(attempt: Attempt, status: number, headers: HeaderList, text: string): void {

@@ -105,15 +105,7 @@ export function createTries(
     const key = outlet.keys.take();
     const edit = plan.edit(target);
     const attempt: Attempt = createAttempt(
-      {
-        clock,
-        metrics,
-        exchange,
-        outlet,
-        key,
-        edit,
-        request: requestFor(request, { upstream, key, edit, body: cargo.body(edit.splices) }),
-      },
+      { clock, metrics, exchange, outlet, key, edit },
       {
         onStart() {
           if (isFirst) events.onStart();
@@ -131,7 +123,7 @@ export function createTries(
       },
     );
     live.set(attempt, undefined);
-    attempt.begin();
+    attempt.begin(requestFor(request, { upstream, key, edit, body: cargo.body(edit.splices) }));
   }
 
   function leading(): Attempt | undefined {

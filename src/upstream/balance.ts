@@ -4,7 +4,7 @@ import type { Outlet } from './outlet.ts';
 import type { Route, Target } from './router.ts';
 
 export interface Balance {
-  /** The targets to try, in order: without those that are put aside, unless all are. */
+  /** The targets to try, in order: without those that are put aside, unless all are; those whose keys all rest come last. */
   order(route: Route): Target[];
 }
 
@@ -31,15 +31,22 @@ export function createBalance(outletOf: (upstream: Upstream) => Outlet): Balance
     return (active + queued) / weight;
   }
 
+  function arrange(route: Route, targets: readonly Target[]): Target[] {
+    const isLevel = route.balance === 'leastBusy';
+    const inTurn = isLevel || targets.some(({ weight }) => weight !== undefined) ? takeTurn(route, targets) : [...targets];
+    // Those that are as busy as each other take turns.
+    return isLevel ? inTurn.toSorted((a, b) => load(a) - load(b)) : inTurn;
+  }
+
   return {
     order(route) {
       if (route.targets.length === 1) return [...route.targets];
       const fit = route.targets.filter(({ upstream }) => outletOf(upstream).health.isFit);
       const targets = fit.length > 0 ? fit : route.targets;
-      const isLevel = route.balance === 'leastBusy';
-      const inTurn = isLevel || targets.some(({ weight }) => weight !== undefined) ? takeTurn(route, targets) : [...targets];
-      // Those that are as busy as each other take turns.
-      return isLevel ? inTurn.toSorted((a, b) => load(a) - load(b)) : inTurn;
+      const { resting = [], fresh = [] } = Object.groupBy(targets, ({ upstream }) =>
+        outletOf(upstream).keys.isResting ? 'resting' : 'fresh',
+      );
+      return fresh.length === 0 ? arrange(route, resting) : [...arrange(route, fresh), ...resting];
     },
   };
 }

@@ -8,6 +8,8 @@ export interface KeyPool {
   take(): string | undefined;
   /** Whether there is a key that does not rest. */
   readonly hasFresh: boolean;
+  /** Whether there are keys, and all of them rest. */
+  readonly isResting: boolean;
   /** The upstream has answered 429 or 401 to a key: it is not used for a while, as long as others are there. */
   refused(key: string, status: number, headers: HeaderList): void;
   /** Stops looking at the file. */
@@ -59,6 +61,9 @@ export function createKeyPool({ apiKeys, apiKeyFile }: Upstream, now: () => numb
     },
     get hasFresh() {
       return keys.some(isFresh);
+    },
+    get isResting() {
+      return keys.length > 0 && !keys.some(isFresh);
     },
     refused(text, status, headers) {
       const key = keys.find((known) => known.text === text);

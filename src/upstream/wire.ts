@@ -22,11 +22,17 @@ const HAS_BODY = new Set(['POST', 'PUT', 'PATCH']);
 /** What would be another line. */
 const LINE_BREAK = /[\r\n\0]/;
 
+interface WireCall {
+  /** Until it has been sent. */
+  request: UpstreamRequest | undefined;
+  readonly events: UpstreamEvents;
+}
+
 /** One call at a time, so that giving it up is closing the socket and disturbs no other. Its socket is opened at once. */
 export function createWireConnection(authority: string, open: OpenWire, { onRoom, onGone }: ConnectionListener): Connection {
   let opened: Socket | undefined;
   let reader: ResponseReader | undefined;
-  let call: { readonly request: UpstreamRequest; readonly events: UpstreamEvents } | undefined;
+  let call: WireCall | undefined;
   let isStarted = false;
   let isPaused = false;
   let isRetired = false;
@@ -121,9 +127,11 @@ export function createWireConnection(authority: string, open: OpenWire, { onRoom
   }
 
   function write(): void {
-    if (call === undefined || opened === undefined) return;
-    const { request, events } = call;
     const own = call;
+    if (own?.request === undefined || opened === undefined) return;
+    const { request, events } = own;
+    // What it sends may be large, and the answer long.
+    own.request = undefined;
     isStarted = true;
     reader = createResponseReader(request.method, { onHead: events.onHead, onBody: events.onChunk });
     events.onStart();
@@ -141,7 +149,7 @@ export function createWireConnection(authority: string, open: OpenWire, { onRoom
       return call === undefined;
     },
     send(request, events): Carried {
-      const own = { request, events };
+      const own: WireCall = { request, events };
       call = own;
       isStarted = false;
       clearTimeout(idleTimer);

@@ -30,11 +30,14 @@ const KEEP_ALIVE_AFTER_MS = 60_000;
 
 export function createConnector({ baseUrl, ca, certificate, proxy }: Way): Connector {
   const upstream = new URL(baseUrl);
-  // Parsing a CA's file takes milliseconds, so once. It takes the place of the public ones.
-  const secureContext = createSecureContext({
-    ...(ca !== undefined && { ca: ca.text }),
-    ...(certificate !== undefined && { cert: certificate.cert.text, key: certificate.key.text }),
-  });
+  // Parsing certificates takes milliseconds, so once. A private CA takes the place of the public ones.
+  const secureContext =
+    upstream.protocol === 'https:'
+      ? createSecureContext({
+          ...(ca !== undefined && { ca: ca.text }),
+          ...(certificate !== undefined && { cert: certificate.cert.text, key: certificate.key.text }),
+        })
+      : undefined;
   const through = proxy === undefined ? undefined : new URL(proxy);
   /** The last session of the upstream's, which spares the next connection half its handshake (RFC 8446 2.2). */
   let session: Buffer | undefined;

@@ -192,10 +192,12 @@ models:
 `);
   const router = createRouter(config);
   const active: Record<string, number> = { a: 0, b: 0, c: 0 };
+  let resting = '';
   const fit: Record<string, boolean> = { a: true, b: true, c: true };
   const outletOf = ({ name }: Upstream) =>
     ({
       health: { isFit: fit[name] },
+      keys: { isResting: resting === name },
       client: { counts: () => ({ active: active[name], idle: 0, queued: 0 }) },
     }) as unknown as Outlet;
   const balance = createBalance(outletOf);
@@ -210,6 +212,12 @@ models:
   fit.b = fit.c = false;
   t.equal(order('plain'), 'abc', 'all aside means all are tried');
   fit.a = fit.b = fit.c = true;
+  resting = 'a';
+  t.equal(order('plain'), 'bca', 'one whose keys all rest is the last resort');
+  fit.b = fit.c = false;
+  t.equal(order('plain'), 'a');
+  fit.b = fit.c = true;
+  resting = '';
   t.equal(Array.from({ length: 8 }, () => order('weighted')[0]).join(''), 'aabaaaba');
   t.same(new Set(Array.from({ length: 8 }, () => order('busy')[0])), new Set(['a', 'b', 'c']), 'who is as busy as another takes turns');
   Object.assign(active, { a: 2, b: 3, c: 1 });

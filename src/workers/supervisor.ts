@@ -9,6 +9,7 @@ import { createMemoryStore } from '../limits/memory.ts';
 import { answerFrom } from '../limits/remote.ts';
 import { faultFacts, type Logger } from '../telemetry/log.ts';
 import { createInstruments, type Extent } from '../telemetry/registry.ts';
+import { catchAcceptor } from './acceptor.ts';
 import type { PrimaryCalls, Urls, WorkerCalls } from './calls.ts';
 import { gatherMetrics } from './gather.ts';
 import { type Call, channelOf, createLine, errorOf } from './line.ts';
@@ -34,6 +35,8 @@ interface Member {
 
 /** A worker that takes longer to say that it leaves is not waited for. */
 const LEAVING_MS = 1_000;
+/** For connections that were taken just before to have reached their worker. */
+const HAND_OVER_MS = 50;
 /** How often other free ports are tried where somebody took one in the milliseconds since it was found. */
 const PORT_TRIES = 3;
 
@@ -60,6 +63,7 @@ async function supervise({ config: initial, log, count, args }: WorkersParts): P
   const notice = createNotice(() => performance.now());
   const memory = createMemoryStore();
   const metrics = gatherMetrics(createInstruments());
+  const acceptor = catchAcceptor();
   const members = new Set<Member>();
   /** Who has each seat; nobody for a moment where one has died. */
   const seats: (Member | undefined)[] = [];
@@ -119,7 +123,10 @@ async function supervise({ config: initial, log, count, args }: WorkersParts): P
         if (state !== 'closing') return;
         leaving.add(member());
         lookWhoLeaves();
-        noticed ??= Promise.race([allLeave.promise, delayFor(LEAVING_MS, undefined, { ref: false })]).then(notice.given);
+        noticed ??= Promise.race([allLeave.promise, delayFor(LEAVING_MS, undefined, { ref: false })])
+          .then(notice.given)
+          .then(() => acceptor.close(config.server.listen.port))
+          .then(() => delayFor(HAND_OVER_MS, undefined, { ref: false }));
         await noticed;
       },
       scrape: metrics.scrape,

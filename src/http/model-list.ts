@@ -193,7 +193,7 @@ function mergeLists({ upstreams, names, serves }: ModelMerge, lists: ReadonlyMap
   for (const upstream of upstreams) {
     for (const model of lists.get(upstream) ?? []) if (!models.has(model.id) && serves(upstream, model.id)) models.set(model.id, model);
   }
-  for (const id of names) if (!models.has(id)) models.set(id, { ...NAMED, id } as Model);
+  for (const id of names) if (!models.has(id)) models.set(id, { id, ...NAMED } as Model);
   const data = [...models.values()];
   // With Anthropic's words for the whole list, which OpenAI's SDKs pass over.
   return { object: 'list', data, has_more: false, ...endsOf(data) };

@@ -1,7 +1,7 @@
 // An upstream's answer on its way down: its head is sent as it comes, and its body handed to a relay.
 import type { ServerResponse } from 'node:http';
 import type { Config, Upstream } from '../config.ts';
-import { detailOf } from '../errors.ts';
+import { detailOf, type GatewayError } from '../errors.ts';
 import type { Exchange, Outcome } from '../exchange.ts';
 import { createBatchedMeter } from '../stream/batch.ts';
 import type { Clock } from '../stream/clock.ts';
@@ -17,6 +17,7 @@ import { type HeaderList, headerValue, type ResponseHead, responseHead } from '.
 import { createKeyMask } from '../upstream/mask.ts';
 import type { Taker } from './asking.ts';
 import type { Entrant } from './plan.ts';
+import { refuse } from './refuse.ts';
 import { createSink } from './sink.ts';
 
 /** What answers need; one for all requests. */
@@ -67,6 +68,13 @@ export function beginAnswer(status: number, headers: HeaderList, journey: Journe
   response.flushHeaders();
   const relay = startRelay(head, status, journey, parts, ends);
   return status >= 400 && key !== undefined ? maskedAnswer(relay, key) : { relay, chunk: relay.chunk, end: relay.end };
+}
+
+/** Sends an error made here as the whole answer. */
+export function answerError({ exchange, response, ownHeaders }: Journey, error: GatewayError): void {
+  exchange.status = error.row.status;
+  const served = exchange.upstream === undefined ? [] : ['x-sluicegate-upstream', exchange.upstream];
+  refuse(response, error, ['x-request-id', exchange.requestId, ...served, ...ownHeaders]);
 }
 
 /** Takes an answer that nobody hears any more, for its usage only. */

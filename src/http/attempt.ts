@@ -28,7 +28,7 @@ export interface AttemptParts {
   readonly metrics: Metrics;
   readonly exchange: Exchange;
   readonly outlet: Outlet;
-  /** The key that goes up with it. */
+  /** The key that goes up with it; undefined where none of ours does. */
   readonly key: string | undefined;
   readonly edit: Edit;
 }

@@ -3,8 +3,8 @@ import type { Upstream } from '../config.ts';
 import { type ErrorCode, type ErrorDetail, GatewayError } from '../errors.ts';
 import type { Ledger, Outcome, Phase } from '../exchange.ts';
 import { outputSoFar } from '../spending.ts';
-import { type HeaderList, isKeyInjected } from '../upstream/headers.ts';
-import { type Answer, type AnswerParts, beginAnswer, beginUnheard, type Journey } from './answer.ts';
+import type { HeaderList } from '../upstream/headers.ts';
+import { type Answer, type AnswerParts, answerError, beginAnswer, beginUnheard, type Journey } from './answer.ts';
 import type { Taker } from './asking.ts';
 import type { Attempt } from './attempt.ts';
 import { createLateAnswer, EARLY_HEADERS, isPlainStream } from './early.ts';
@@ -13,7 +13,6 @@ import type { Admit } from './limits.ts';
 import { asGatewayError, REFUSED } from './listener.ts';
 import { createModelList, gatherModels } from './model-list.ts';
 import type { Plan } from './plan.ts';
-import { refuse } from './refuse.ts';
 import { createTries, type Tries, type TriesEvents, type TriesParts } from './tries.ts';
 
 /** What forwarding needs; one for all requests. */
@@ -80,10 +79,7 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
   }
 
   function refuseWith(error: GatewayError, outcome: Outcome): void {
-    exchange.status = error.row.status;
-    const { upstream } = exchange;
-    const served = upstream === undefined ? [] : ['x-sluicegate-upstream', upstream];
-    refuse(response, error, ['x-request-id', exchange.requestId, ...served, ...journey.ownHeaders]);
+    answerError(journey, error);
     settle(outcome);
   }
 
@@ -96,7 +92,7 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
       return unheard;
     }
     // Providers quote part of a key that they refuse, so none of such an answer goes on.
-    if (status === 401 && isKeyInjected(attempt.upstream)) return void fail('upstream_auth', 'upstream_error');
+    if (status === 401 && attempt.key !== undefined) return void fail('upstream_auth', 'upstream_error');
     if (answer !== undefined) return isPlainStream(status, headers) ? answer : createLateAnswer(status, attempt.key, failLate);
     if (plan?.shows !== undefined && status < 300) return createModelList(plan.shows, headers, (own) => begin(attempt, status, own));
     return begin(attempt, status, headers);
@@ -106,8 +102,14 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
     entrance.keepForCounting();
     const upstream = attempt?.upstream ?? upstreamNow();
     const source = { pause: () => tries?.leading?.pause(), resume: () => tries?.leading?.resume(), abort: () => tries?.abort() };
-    const key = isKeyInjected(upstream) ? attempt?.key : undefined;
-    const ends = { source, upstream, key, sentAtMs: attempt?.sentAtMs ?? clock.now(), strip: attempt?.edit.strip, onOutcome: settle };
+    const ends = {
+      source,
+      upstream,
+      key: attempt?.key,
+      sentAtMs: attempt?.sentAtMs ?? clock.now(),
+      strip: attempt?.edit.strip,
+      onOutcome: settle,
+    };
     answer = beginAnswer(status, headers, journey, station, ends);
     return answer;
   }

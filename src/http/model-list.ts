@@ -106,7 +106,7 @@ export function gatherModels(
   let isFirst = true;
   let begunAtMs = Number.POSITIVE_INFINITY;
 
-  function ask(upstream: Upstream): void {
+  function prepare(upstream: Upstream): () => void {
     const outlet = outletOf(upstream);
     const key = outlet.keys.take();
     const attempt: Attempt = createAttempt(
@@ -125,7 +125,7 @@ export function gatherModels(
       },
     );
     live.add(attempt);
-    attempt.begin(requestFor(request, { upstream, key, edit, body: undefined }));
+    return () => attempt.begin(requestFor(request, { upstream, key, edit, body: undefined }));
   }
 
   function take(attempt: Attempt, status: number, headers: HeaderList, text: string): void {
@@ -168,7 +168,8 @@ export function gatherModels(
   return {
     begin() {
       begunAtMs = clock.now();
-      for (const upstream of merge.upstreams) ask(upstream);
+      // One that fails at once is not the last.
+      for (const ask of merge.upstreams.map(prepare)) ask();
     },
     get leading() {
       return server ?? live.values().next().value;

@@ -5,14 +5,13 @@ import type { Outcome, Phase } from '../exchange.ts';
 import { type Channel, openChannel } from '../stream/channel.ts';
 import { createSessionMeter } from '../stream/session.ts';
 import { createSessionReader } from '../upstream/dialects/realtime.ts';
-import { type HeaderList, isKeyInjected, responseHead } from '../upstream/headers.ts';
-import { type Answer, beginAnswer, type Journey } from './answer.ts';
+import { type HeaderList, responseHead } from '../upstream/headers.ts';
+import { type Answer, answerError, beginAnswer, type Journey } from './answer.ts';
 import type { Attempt } from './attempt.ts';
 import { type Passage, reasonOf, type Station } from './forward.ts';
 import type { Admit } from './limits.ts';
 import { asGatewayError } from './listener.ts';
 import type { Plan } from './plan.ts';
-import { refuse } from './refuse.ts';
 import { type Cargo, createTries, type Tries } from './tries.ts';
 
 /** What a client sends before it may send anything (RFC 6455 4.1) is held, so that its going is seen; more than this is refused. */
@@ -57,28 +56,18 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
   }
 
   function refuseWith(error: GatewayError, outcome: Outcome): void {
-    exchange.status = error.row.status;
-    const served = exchange.upstream === undefined ? [] : ['x-sluicegate-upstream', exchange.upstream];
-    refuse(response, error, ['x-request-id', exchange.requestId, ...served, ...journey.ownHeaders]);
+    answerError(journey, error);
     settle(outcome);
   }
 
   function onRefused({ upstream, key, sentAtMs = clock.now() }: Attempt, status: number, headers: HeaderList): Answer | undefined {
     exchange.ttfbMs = clock.now() - exchange.startedAtMs;
-    if (status === 401 && isKeyInjected(upstream)) {
+    if (status === 401 && key !== undefined) {
       fail('upstream_auth', 'upstream_error');
       return undefined;
     }
     const source = { pause: () => tries?.leading?.pause(), resume: () => tries?.leading?.resume(), abort: () => tries?.abort() };
-    const injected = isKeyInjected(upstream) ? key : undefined;
-    answer = beginAnswer(status, headers, journey, station, {
-      source,
-      upstream,
-      key: injected,
-      sentAtMs,
-      strip: undefined,
-      onOutcome: settle,
-    });
+    answer = beginAnswer(status, headers, journey, station, { source, upstream, key, sentAtMs, strip: undefined, onOutcome: settle });
     return answer;
   }
 
@@ -86,7 +75,7 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
     exchange.ttfbMs = clock.now() - exchange.startedAtMs;
     exchange.status = 101;
     const { requestId } = exchange;
-    const traits = { status: 101, upstream: upstream.name, requestId, key: isKeyInjected(upstream) ? key : undefined };
+    const traits = { status: 101, upstream: upstream.name, requestId, key };
     const head = responseHead(headers, { ...traits, isCorsOurs: config.server.cors !== undefined, own: journey.ownHeaders });
     exchange.requestId = head.requestId;
     exchange.phase = 'stream';

@@ -181,6 +181,8 @@ export function createUpstreamClient(upstream: UpstreamSettings, probeMs?: numbe
   function serveQueue(): void {
     for (const [begin, kind] of queue) {
       const connection = take(kind);
+      // Thousands may wait: they are not all looked at where no connection of any kind has room.
+      if (connection === undefined && Object.values(free).every(({ length }) => length === 0)) return;
       if (connection === undefined) continue;
       queue.delete(begin);
       begin(connection);

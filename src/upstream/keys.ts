@@ -1,7 +1,7 @@
 // An upstream's keys: used in turn, those that it refused rest, and one that stands in a file is read again when it changes.
 import { readFileSync, unwatchFile, watchFile } from 'node:fs';
 import type { Upstream } from '../config.ts';
-import { type HeaderList, headerValue } from './headers.ts';
+import { type HeaderList, headerValue, isKeyInjected } from './headers.ts';
 
 export interface KeyPool {
   /** The next key in turn that does not rest; of those that all do, the one that has rested longest. Undefined where none is sent. */
@@ -33,15 +33,16 @@ interface Key {
  * @param now monotonic milliseconds
  * @param onFault told when the key's file can no longer be read; the key that was read last stays
  */
-export function createKeyPool({ apiKeys, apiKeyFile }: Upstream, now: () => number, onFault: (fault: unknown) => void): KeyPool {
-  let keys = apiKeys.map((text): Key => ({ text, freshAtMs: 0 }));
+export function createKeyPool(upstream: Upstream, now: () => number, onFault: (fault: unknown) => void): KeyPool {
+  const { apiKeyFile } = upstream;
+  let keys = (isKeyInjected(upstream) ? upstream.apiKeys : []).map((text): Key => ({ text, freshAtMs: 0 }));
   let turn = 0;
 
   function readAgain(): void {
     try {
       const text = readFileSync(apiKeyFile!, 'utf8').trim();
       // While it is being written it may be empty.
-      if (/^[!-~]+$/.test(text) && text !== keys[0]?.text) keys = [{ text, freshAtMs: 0 }];
+      if (keys.length > 0 && /^[!-~]+$/.test(text) && text !== keys[0]?.text) keys = [{ text, freshAtMs: 0 }];
     } catch (fault) {
       onFault(fault);
     }

@@ -67,7 +67,9 @@ export function beginAnswer(status: number, headers: HeaderList, journey: Journe
   response.writeHead(status, head.headers);
   response.flushHeaders();
   const relay = startRelay(head, status, journey, parts, ends);
-  return status >= 400 && key !== undefined ? maskedAnswer(relay, key) : { relay, chunk: relay.chunk, end: relay.end };
+  return status >= 400 && key !== undefined
+    ? maskedAnswer(relay, key)
+    : { relay, chunk: (bytes) => relay.chunk(bytes), end: () => relay.end() };
 }
 
 /** Sends an error made here as the whole answer. */

@@ -6,9 +6,10 @@ import type { ErrorCode } from '../errors.ts';
 import type { Exchange, Outcome, Phase } from '../exchange.ts';
 import type { Clock } from '../stream/clock.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
-import type { UpstreamCall, UpstreamFailure, UpstreamRequest } from '../upstream/client.ts';
+import type { UpstreamCall, UpstreamEvents, UpstreamFailure, UpstreamRequest } from '../upstream/client.ts';
 import { handshakeHeaders } from '../upstream/handshake.ts';
 import { type HeaderList, isKeyInjected, requestHeaders } from '../upstream/headers.ts';
+import type { Trial } from '../upstream/health.ts';
 import type { Outlet } from '../upstream/outlet.ts';
 import { upstreamPath } from '../upstream/target.ts';
 import type { Taker } from './asking.ts';
@@ -35,15 +36,15 @@ export interface AttemptParts {
 
 export interface AttemptEvents {
   /** A connection stands, and the request is being written. */
-  onStart(): void;
+  onStart(attempt: Attempt): void;
   /** How far the call is, while it has no answer. */
-  onPhase(phase: Phase): void;
+  onPhase(attempt: Attempt, phase: Phase): void;
   /** The answer begins. Returns who takes its body. */
-  onHead(status: number, headers: HeaderList): Taker | undefined;
+  onHead(attempt: Attempt, status: number, headers: HeaderList): Taker | undefined;
   /** The upstream takes the WebSocket that it was asked for: its connection is the caller's. */
-  onSwitch?(headers: HeaderList, socket: Socket): void;
+  onSwitch?(attempt: Attempt, headers: HeaderList, socket: Socket): void;
   /** There will be no answer, or no more of it. */
-  onFail(failure: AttemptFailure): void;
+  onFail(attempt: Attempt, failure: AttemptFailure): void;
 }
 
 export interface Attempt {
@@ -100,118 +101,137 @@ export function requestFor(
 
 /** For one try; nothing is sent yet. */
 export function createAttempt(parts: AttemptParts, events: AttemptEvents): Attempt {
-  const { clock, metrics, exchange, outlet, key, edit } = parts;
-  const { upstream, client, keys, health } = outlet;
-  const trial = health.begin();
-  let call: UpstreamCall | undefined;
-  let calledAtMs: number | undefined;
-  let connectedAtMs: number | undefined;
-  let sentAtMs: number | undefined;
-  let isHeadDue = true;
-  let isOver = false;
-  let isTold = false;
-  let taker: Taker | undefined;
+  return new UpstreamAttempt(parts, events);
+}
 
-  function begin(request: UpstreamRequest): void {
-    exchange.upstream = upstream.name;
+class UpstreamAttempt implements Attempt, UpstreamEvents {
+  readonly upstream: Upstream;
+  readonly key: string | undefined;
+  readonly edit: Edit;
+  calledAtMs: number | undefined;
+  sentAtMs: number | undefined;
+  isHeadDue = true;
+  private readonly parts: AttemptParts;
+  private readonly events: AttemptEvents;
+  private readonly trial: Trial;
+  private call: UpstreamCall | undefined;
+  private connectedAtMs: number | undefined;
+  private isOver = false;
+  private isTold = false;
+  private taker: Taker | undefined;
+
+  constructor(parts: AttemptParts, events: AttemptEvents) {
+    this.parts = parts;
+    this.events = events;
+    this.upstream = parts.outlet.upstream;
+    this.key = parts.key;
+    this.edit = parts.edit;
+    this.trial = parts.outlet.health.begin();
+  }
+
+  begin(request: UpstreamRequest): void {
+    const { exchange, clock, outlet } = this.parts;
+    exchange.upstream = this.upstream.name;
     exchange.attempts += 1;
     exchange.cause = undefined;
-    events.onPhase('connect');
-    calledAtMs = clock.now();
-    call = client.send(request, {
-      onStart() {
-        connectedAtMs = clock.now();
-        events.onPhase('upload');
-        events.onStart();
-      },
-      onSent() {
-        sentAtMs = clock.now();
-        events.onPhase('headers');
-      },
-      onHead,
-      onSwitch(headers, socket) {
-        isHeadDue = false;
-        metrics.response(upstream.name, 101);
-        trial.answered();
-        trial.close();
-        events.onSwitch?.(headers, socket);
-      },
-      onChunk: (bytes) => taker?.chunk(bytes),
-      onEnd() {
-        trial.close();
-        taker?.end();
-      },
-      onFail: onFailure,
-    });
+    this.events.onPhase(this, 'connect');
+    this.calledAtMs = clock.now();
+    this.call = outlet.client.send(request, this);
     // What ended while it was being sent could not be aborted yet.
-    if (isOver) call.abort();
+    if (this.isOver) this.call.abort();
   }
 
-  function onHead(status: number, headers: HeaderList): void {
-    isHeadDue = false;
-    metrics.response(upstream.name, status);
-    if (status >= 500) trial.failed();
-    else if (!isRefusal(status, upstream)) trial.answered();
-    else if (key !== undefined) keys.refused(key, status, headers);
-    taker = events.onHead(status, headers);
+  onStart(): void {
+    this.connectedAtMs = this.parts.clock.now();
+    this.events.onPhase(this, 'upload');
+    this.events.onStart(this);
   }
 
-  function onFailure({ kind, detail }: UpstreamFailure): void {
+  onSent(): void {
+    this.sentAtMs = this.parts.clock.now();
+    this.events.onPhase(this, 'headers');
+  }
+
+  onHead(status: number, headers: HeaderList): void {
+    this.isHeadDue = false;
+    this.parts.metrics.response(this.upstream.name, status);
+    if (status >= 500) this.trial.failed();
+    else if (!isRefusal(status, this.upstream)) this.trial.answered();
+    else if (this.key !== undefined) this.parts.outlet.keys.refused(this.key, status, headers);
+    this.taker = this.events.onHead(this, status, headers);
+  }
+
+  onSwitch(headers: HeaderList, socket: Socket): void {
+    this.isHeadDue = false;
+    this.parts.metrics.response(this.upstream.name, 101);
+    this.trial.answered();
+    this.trial.close();
+    this.events.onSwitch?.(this, headers, socket);
+  }
+
+  onChunk(bytes: Buffer): void {
+    this.taker?.chunk(bytes);
+  }
+
+  onEnd(): void {
+    this.trial.close();
+    this.taker?.end();
+  }
+
+  onFail({ kind, detail }: UpstreamFailure): void {
     const code = `upstream_${kind}` as const;
-    if (OUT_OF_SOCKETS.has(detail)) fail({ code: 'overloaded', outcome: 'rejected', cause: detail });
-    else fail({ code, outcome: code, cause: detail });
+    if (OUT_OF_SOCKETS.has(detail)) this.fail({ code: 'overloaded', outcome: 'rejected', cause: detail });
+    else this.fail({ code, outcome: code, cause: detail });
   }
 
   /** A pool that is full, or a machine without sockets, says nothing of the upstream. */
-  function fail(failure: AttemptFailure): void {
-    if (isOver) return;
-    if (failure.code !== 'overloaded') trial.failed();
-    tell(failure.code);
-    abort();
-    events.onFail(failure);
+  private fail(failure: AttemptFailure): void {
+    if (this.isOver) return;
+    if (failure.code !== 'overloaded') this.trial.failed();
+    this.tell(failure.code);
+    this.abort();
+    this.events.onFail(this, failure);
   }
 
-  function tell(result: string): void {
-    if (isTold) return;
-    isTold = true;
-    metrics.attempt(upstream.name, result);
-    exchange.tried.push(`${upstream.name} ${result}`);
+  failed(): void {
+    this.trial.failed();
   }
 
-  function abort(onClosed?: () => void): void {
-    isOver = true;
-    if (calledAtMs !== undefined) tell('aborted');
-    trial.close();
-    call?.abort(onClosed);
+  tell(result: string): void {
+    if (this.isTold) return;
+    this.isTold = true;
+    this.parts.metrics.attempt(this.upstream.name, result);
+    this.parts.exchange.tried.push(`${this.upstream.name} ${result}`);
   }
 
-  return {
-    ...{ upstream, key, edit, begin, tell, abort },
-    get calledAtMs() {
-      return calledAtMs;
-    },
-    get sentAtMs() {
-      return sentAtMs;
-    },
-    get isHeadDue() {
-      return isHeadDue;
-    },
-    takeOver(other) {
-      taker = other;
-    },
-    failed: trial.failed,
-    judge(nowMs, isUnanswered) {
-      if (isOver || calledAtMs === undefined) return;
-      const { connectMs, firstByteMs } = upstream.timeouts;
-      if (connectedAtMs === undefined) {
-        if (nowMs - calledAtMs <= connectMs) return;
-        if (call?.isQueued) fail({ code: 'overloaded', outcome: 'rejected' });
-        else fail({ code: 'upstream_timeout', outcome: 'timeout_connect' });
-      } else if (isUnanswered && sentAtMs !== undefined && nowMs - sentAtMs > firstByteMs) {
-        fail({ code: 'upstream_timeout', outcome: 'timeout_first_byte' });
-      }
-    },
-    pause: () => call?.pause(),
-    resume: () => call?.resume(),
-  };
+  abort(onClosed?: () => void): void {
+    this.isOver = true;
+    if (this.calledAtMs !== undefined) this.tell('aborted');
+    this.trial.close();
+    this.call?.abort(onClosed);
+  }
+
+  takeOver(other: Taker | undefined): void {
+    this.taker = other;
+  }
+
+  judge(nowMs: number, isUnanswered: boolean): void {
+    if (this.isOver || this.calledAtMs === undefined) return;
+    const { connectMs, firstByteMs } = this.upstream.timeouts;
+    if (this.connectedAtMs === undefined) {
+      if (nowMs - this.calledAtMs <= connectMs) return;
+      if (this.call?.isQueued) this.fail({ code: 'overloaded', outcome: 'rejected' });
+      else this.fail({ code: 'upstream_timeout', outcome: 'timeout_connect' });
+    } else if (isUnanswered && this.sentAtMs !== undefined && nowMs - this.sentAtMs > firstByteMs) {
+      this.fail({ code: 'upstream_timeout', outcome: 'timeout_first_byte' });
+    }
+  }
+
+  pause(): void {
+    this.call?.pause();
+  }
+
+  resume(): void {
+    this.call?.resume();
+  }
 }

@@ -52,40 +52,59 @@ function isPlainJson(request: IncomingMessage): boolean {
 /** Undefined where the request's body cannot be read here: it is no JSON, compressed, or of an encoding that is not UTF-8. */
 export function createCall(request: IncomingMessage): Call | undefined {
   if (!isPlainJson(request)) return undefined;
-  const body = createJsonBody(WANTED, MAX_OPTIONS_BYTES);
-  const { members } = body;
-  return {
-    observe: body.observe,
-    body,
-    isStream: () => members.isComplete && members.value('stream') === 'true',
-    model() {
-      if (!members.isComplete) throw new GatewayError('invalid_request', 'The request body is not a JSON object.');
-      if (members.hasLookalike('model')) throw new GatewayError('invalid_request', 'The request body has the key "model" in another case.');
-      const member = members.member('model');
-      if (member === undefined) return undefined;
-      const model = decodeString(member.raw ?? '');
-      if (member.occurrences > 1 || model === undefined) {
-        throw new GatewayError('invalid_request', 'The request body must name one model, as a string.');
-      }
-      return model;
-    },
-    rename(model) {
-      const member = members.member('model');
-      if (member === undefined) return undefined;
-      return { start: member.valueStart + body.bomBytes, end: member.valueEnd + body.bomBytes, text: asciiJson(model) };
-    },
-    leavesNothing(leaves) {
-      if (leaves === 'nothing' || leaves === 'something') return leaves === 'nothing';
-      const store = members.member('store');
-      const isUnstored = store?.raw === 'false' || (leaves === 'ifStored' && (store === undefined || store.raw === 'null'));
-      return isUnstored && (store?.occurrences ?? 1) === 1 && !STORED.some((name) => isGiven(members.member(name)));
-    },
-    namesFurtherModels: () => FURTHER_MODELS.some((name) => members.member(name) !== undefined || members.hasLookalike(name)),
-    maxOutputTokens() {
-      const bounds = OUTPUT_BOUNDS.map((name) => count(members.value(name))).filter((bound) => bound !== undefined);
-      return bounds.length === 0 ? undefined : Math.max(...bounds) * (count(members.value('n')) ?? 1);
-    },
-  };
+  return new JsonCall();
+}
+
+class JsonCall implements Call {
+  readonly body: JsonBody = createJsonBody(WANTED, MAX_OPTIONS_BYTES);
+
+  observe(chunk: Buffer): void {
+    this.body.observe(chunk);
+  }
+
+  isStream(): boolean {
+    const { members } = this.body;
+    return members.isComplete && members.value('stream') === 'true';
+  }
+
+  model(): string | undefined {
+    const { members } = this.body;
+    if (!members.isComplete) throw new GatewayError('invalid_request', 'The request body is not a JSON object.');
+    if (members.hasLookalike('model')) throw new GatewayError('invalid_request', 'The request body has the key "model" in another case.');
+    const member = members.member('model');
+    if (member === undefined) return undefined;
+    const model = decodeString(member.raw ?? '');
+    if (member.occurrences > 1 || model === undefined) {
+      throw new GatewayError('invalid_request', 'The request body must name one model, as a string.');
+    }
+    return model;
+  }
+
+  rename(model: string): Splice | undefined {
+    const { members, bomBytes } = this.body;
+    const member = members.member('model');
+    if (member === undefined) return undefined;
+    return { start: member.valueStart + bomBytes, end: member.valueEnd + bomBytes, text: asciiJson(model) };
+  }
+
+  leavesNothing(leaves: Leaves): boolean {
+    if (leaves === 'nothing' || leaves === 'something') return leaves === 'nothing';
+    const { members } = this.body;
+    const store = members.member('store');
+    const isUnstored = store?.raw === 'false' || (leaves === 'ifStored' && (store === undefined || store.raw === 'null'));
+    return isUnstored && (store?.occurrences ?? 1) === 1 && !STORED.some((name) => isGiven(members.member(name)));
+  }
+
+  namesFurtherModels(): boolean {
+    const { members } = this.body;
+    return FURTHER_MODELS.some((name) => members.member(name) !== undefined || members.hasLookalike(name));
+  }
+
+  maxOutputTokens(): number | undefined {
+    const { members } = this.body;
+    const bounds = OUTPUT_BOUNDS.map((name) => count(members.value(name))).filter((bound) => bound !== undefined);
+    return bounds.length === 0 ? undefined : Math.max(...bounds) * (count(members.value('n')) ?? 1);
+  }
 }
 
 function isGiven(member: Member | undefined): boolean {

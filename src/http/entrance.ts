@@ -1,16 +1,17 @@
 // A request's way to its upstream: read where it has to be, planned, and held against its caller's limits. What comes out may be sent.
-import type { IncomingMessage } from 'node:http';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Readable } from 'node:stream';
 import type { Config } from '../config.ts';
 import { GatewayError } from '../errors.ts';
+import type { Exchange } from '../exchange.ts';
 import { reserveFor } from '../spending.ts';
 import { applySplices, type Splice } from '../upstream/splice.ts';
 import type { Journey } from './answer.ts';
-import { createCall } from './call.ts';
-import { holdBody, type Room } from './held.ts';
+import { type Call, createCall } from './call.ts';
+import { type HeldBody, holdBody, type Room } from './held.ts';
 import type { Admit, Limiter } from './limits.ts';
 import type { Plan, Planner } from './plan.ts';
-import { openUpload } from './upload.ts';
+import { openUpload, type Upload } from './upload.ts';
 
 /** What entering needs; one for all requests. */
 export interface EntranceParts {
@@ -56,95 +57,133 @@ const NOTHING = { tokens: 0, nanoUsd: 0 };
 
 /** @param admit counts the request against its caller's limits */
 export function createEntrance(journey: Journey, parts: EntranceParts, admit: Admit, events: EntranceEvents): Entrance {
-  const { exchange, request, response } = journey;
-  const { config, planner, limiter } = parts;
-  const call = createCall(request);
-  let held = holdBody(parts.promptRoom, MAX_PROMPT_BYTES);
-  let plan: Plan | undefined;
-  let isRead = false;
-  let isClosed = false;
-  const upload = openUpload(request, {
-    flow: exchange,
-    maxBytes: config.server.maxRequestBodyBytes,
-    onTooLarge: () => events.onRefused(new GatewayError('request_too_large')),
-    observe: call === undefined ? undefined : observe,
-  });
+  return new RequestEntrance(journey, parts, admit, events);
+}
+
+class RequestEntrance implements Entrance {
+  private readonly journey: Journey;
+  private readonly parts: EntranceParts;
+  private readonly admit: Admit;
+  private readonly events: EntranceEvents;
+  private readonly exchange: Exchange;
+  private readonly request: IncomingMessage;
+  private readonly response: ServerResponse;
+  private readonly config: Config;
+  private readonly planner: Planner;
+  private readonly limiter: Limiter;
+  private readonly call: Call | undefined;
+  private held: HeldBody;
+  private plan: Plan | undefined;
+  isRead = false;
+  private isClosed = false;
+  private readonly upload: Upload;
+
+  constructor(journey: Journey, parts: EntranceParts, admit: Admit, events: EntranceEvents) {
+    this.journey = journey;
+    this.parts = parts;
+    this.admit = admit;
+    this.events = events;
+    this.exchange = journey.exchange;
+    this.request = journey.request;
+    this.response = journey.response;
+    this.config = parts.config;
+    this.planner = parts.planner;
+    this.limiter = parts.limiter;
+    this.call = createCall(this.request);
+    this.held = holdBody(parts.promptRoom, MAX_PROMPT_BYTES);
+    this.upload = openUpload(this.request, {
+      flow: this.exchange,
+      maxBytes: this.config.server.maxRequestBodyBytes,
+      onTooLarge: () => this.events.onRefused(new GatewayError('request_too_large')),
+      observe: this.call === undefined ? undefined : (chunk) => this.observe(chunk),
+    });
+  }
 
   /** A call is read as it passes, where anything depends on it; its bytes are kept for another try, and for their tokens to be counted. */
-  function observe(chunk: Buffer): void {
-    if (isRead || Number.isFinite(config.sse.earlyHeadersMs)) call?.observe(chunk);
-    if (!held.add(chunk) && isRead) events.onRefused(new GatewayError('overloaded'));
+  private observe(chunk: Buffer): void {
+    if (this.isRead || Number.isFinite(this.config.sse.earlyHeadersMs)) this.call?.observe(chunk);
+    if (!this.held.add(chunk) && this.isRead) this.events.onRefused(new GatewayError('overloaded'));
   }
 
-  async function enter(): Promise<void> {
-    const mustRead = upload.body !== undefined && planner.mustRead(journey, call);
+  private async enter(): Promise<void> {
+    const mustRead = this.upload.body !== undefined && this.planner.mustRead(this.journey, this.call);
     // Who waits with its body is judged without it.
-    const isWeighed = call !== undefined && upload.body !== undefined && !isWaiting(request) && limiter.readsCall(journey.client);
-    isRead = mustRead || isWeighed;
-    if (isRead) held = holdBody(parts.room, config.server.maxRequestBodyBytes);
-    else if (exchange.operation === undefined) held.letGo();
-    exchange.prompt = held;
-    if (!isRead) plan = takePlan();
-    if (!isWeighed) await pass(Number(request.headers['content-length'] ?? 0), 0);
-    if (isClosed || response.destroyed) return;
+    const isWeighed =
+      this.call !== undefined && this.upload.body !== undefined && !isWaiting(this.request) && this.limiter.readsCall(this.journey.client);
+    this.isRead = mustRead || isWeighed;
+    if (this.isRead) this.held = holdBody(this.parts.room, this.config.server.maxRequestBodyBytes);
+    else if (this.exchange.operation === undefined) this.held.letGo();
+    this.exchange.prompt = this.held;
+    if (!this.isRead) this.plan = this.takePlan();
+    if (!isWeighed) await this.pass(Number(this.request.headers['content-length'] ?? 0), 0);
+    if (this.isClosed || this.response.destroyed) return;
     // The client waits with its body until here: for its key and its limits to have been judged (RFC 9110 10.1.1).
-    if (isWaiting(request)) response.writeContinue();
-    if (plan === undefined) read(isWeighed);
-    else events.onReady(plan);
+    if (isWaiting(this.request)) this.response.writeContinue();
+    if (this.plan === undefined) this.read(isWeighed);
+    else this.events.onReady(this.plan);
   }
 
-  function read(isWeighed: boolean): void {
-    exchange.phase = 'upload';
-    upload.body?.resume();
-    upload.body?.once('end', () => void finish(isWeighed).catch(refuse));
+  private read(isWeighed: boolean): void {
+    this.exchange.phase = 'upload';
+    this.upload.body?.resume();
+    this.upload.body?.once('end', () => void this.finish(isWeighed).catch((failure) => this.refuse(failure)));
   }
 
-  async function finish(isWeighed: boolean): Promise<void> {
-    if (isClosed) return;
-    plan = takePlan();
-    if (isWeighed) await pass(held.bytes, call?.maxOutputTokens() ?? 0);
+  private async finish(isWeighed: boolean): Promise<void> {
+    if (this.isClosed) return;
+    this.plan = this.takePlan();
+    if (isWeighed) await this.pass(this.held.bytes, this.call?.maxOutputTokens() ?? 0);
     // Of a crowd that leaves, not all have been settled yet.
-    if (!isClosed && !response.destroyed) events.onReady(plan);
+    if (!this.isClosed && !this.response.destroyed) this.events.onReady(this.plan);
   }
 
-  function takePlan(): Plan {
-    const taken = planner.plan(journey, isRead ? call : undefined);
-    exchange.model = taken.route.match;
-    exchange.price = taken.route.price;
+  private refuse(failure: unknown): void {
+    if (!this.isClosed) this.events.onRefused(failure);
+  }
+
+  private takePlan(): Plan {
+    const taken = this.planner.plan(this.journey, this.isRead ? this.call : undefined);
+    this.exchange.model = taken.route.match;
+    this.exchange.price = taken.route.price;
     return taken;
   }
 
   /** Passes the caller's limits. Whoever leaves meanwhile has used nothing. */
-  async function pass(promptBytes: number, maxOutputTokens: number): Promise<void> {
-    const { headers, lease } = await admit(reserveFor(promptBytes, maxOutputTokens, exchange.price), events.onExhausted);
-    if (isClosed) lease?.settle(NOTHING);
-    else exchange.lease = lease;
-    journey.ownHeaders.push(...headers);
+  private async pass(promptBytes: number, maxOutputTokens: number): Promise<void> {
+    const { headers, lease } = await this.admit(reserveFor(promptBytes, maxOutputTokens, this.exchange.price), this.events.onExhausted);
+    if (this.isClosed) lease?.settle(NOTHING);
+    else this.exchange.lease = lease;
+    this.journey.ownHeaders.push(...headers);
   }
 
-  const refuse = (failure: unknown) => {
-    if (!isClosed) events.onRefused(failure);
-  };
+  begin(): void {
+    this.enter().catch((failure) => this.refuse(failure));
+  }
 
-  return {
-    begin: () => void enter().catch(refuse),
-    isStream: () => call?.isStream() ?? false,
-    get isRead() {
-      return isRead;
-    },
-    get canRepeat() {
-      return isRead || upload.body === undefined;
-    },
-    get bodyBytes() {
-      return held.bytes;
-    },
-    body: (splices) => (isRead ? Buffer.concat(applySplices(held.pieces, splices)) : upload.body),
-    keepForCounting: () => held.moveTo(parts.promptRoom, MAX_PROMPT_BYTES),
-    close() {
-      isClosed = true;
-      upload.close();
-    },
-  };
+  isStream(): boolean {
+    return this.call?.isStream() ?? false;
+  }
+
+  get canRepeat(): boolean {
+    return this.isRead || this.upload.body === undefined;
+  }
+
+  get bodyBytes(): number {
+    return this.held.bytes;
+  }
+
+  body(splices: readonly Splice[]): Readable | Buffer | undefined {
+    return this.isRead ? Buffer.concat(applySplices(this.held.pieces, splices)) : this.upload.body;
+  }
+
+  keepForCounting(): void {
+    this.held.moveTo(this.parts.promptRoom, MAX_PROMPT_BYTES);
+  }
+
+  close(): void {
+    this.isClosed = true;
+    this.upload.close();
+  }
 }
 
 /** RFC 9110 10.1.1: the client sends its body once it is told to go on. */

@@ -36,46 +36,47 @@ export interface HeldBody {
 
 /** For one body, of at most so many bytes. */
 export function holdBody(initialRoom: Room, initialMaxBytes: number): HeldBody {
-  let room = initialRoom;
-  let maxBytes = initialMaxBytes;
-  let pieces: Buffer[] = [];
-  let bytes = 0;
-  let isLetGo = false;
+  return new RoomedBody(initialRoom, initialMaxBytes);
+}
 
-  function letGo(): void {
-    isLetGo = true;
-    pieces = [];
-    room.giveBack(bytes);
-    bytes = 0;
+class RoomedBody implements HeldBody {
+  private room: Room;
+  private maxBytes: number;
+  pieces: Buffer[] = [];
+  bytes = 0;
+  private isLetGo = false;
+
+  constructor(initialRoom: Room, initialMaxBytes: number) {
+    this.room = initialRoom;
+    this.maxBytes = initialMaxBytes;
   }
 
-  return {
-    add(chunk) {
-      if (isLetGo) return false;
-      if (bytes + chunk.length > maxBytes || !room.take(chunk.length)) {
-        letGo();
-        return false;
-      }
-      bytes += chunk.length;
-      pieces.push(chunk);
-      return true;
-    },
-    moveTo(other, otherMaxBytes) {
-      if (isLetGo || other === room) return;
-      if (bytes > otherMaxBytes || !other.take(bytes)) {
-        letGo();
-        return;
-      }
-      room.giveBack(bytes);
-      room = other;
-      maxBytes = otherMaxBytes;
-    },
-    get pieces() {
-      return pieces;
-    },
-    get bytes() {
-      return bytes;
-    },
-    letGo,
-  };
+  letGo(): void {
+    this.isLetGo = true;
+    this.pieces = [];
+    this.room.giveBack(this.bytes);
+    this.bytes = 0;
+  }
+
+  add(chunk: Buffer): boolean {
+    if (this.isLetGo) return false;
+    if (this.bytes + chunk.length > this.maxBytes || !this.room.take(chunk.length)) {
+      this.letGo();
+      return false;
+    }
+    this.bytes += chunk.length;
+    this.pieces.push(chunk);
+    return true;
+  }
+
+  moveTo(other: Room, otherMaxBytes: number): void {
+    if (this.isLetGo || other === this.room) return;
+    if (this.bytes > otherMaxBytes || !other.take(this.bytes)) {
+      this.letGo();
+      return;
+    }
+    this.room.giveBack(this.bytes);
+    this.room = other;
+    this.maxBytes = otherMaxBytes;
+  }
 }

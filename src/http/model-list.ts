@@ -109,18 +109,18 @@ export function gatherModels(
   function prepare(upstream: Upstream): () => void {
     const outlet = outletOf(upstream);
     const key = outlet.keys.take();
-    const attempt: Attempt = createAttempt(
+    const attempt = createAttempt(
       { clock, metrics, exchange, outlet, key, edit },
       {
         onStart() {
           if (isFirst) events.onStart();
           isFirst = false;
         },
-        onPhase: events.onPhase,
-        onHead: (status, headers) => gather((text) => take(attempt, status, headers, text)),
-        onFail(why) {
+        onPhase: (_, phase) => events.onPhase(phase),
+        onHead: (asked, status, headers) => gather((text) => take(asked, status, headers, text)),
+        onFail(asked, why) {
           failure ??= { ...why, upstream: upstream.name };
-          leave(attempt);
+          leave(asked);
         },
       },
     );

@@ -1,6 +1,7 @@
 // The tries that one request takes, before the first byte of an answer has gone down: the next target where one fails, the next one
 // too where its first token is late, and no upstream asked twice that may have done the work already.
 
+import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Upstream } from '../config.ts';
 import type { Exchange, Phase } from '../exchange.ts';
@@ -12,9 +13,10 @@ import type { Balance } from '../upstream/balance.ts';
 import { routeEndpoint } from '../upstream/endpoints.ts';
 import type { HeaderList } from '../upstream/headers.ts';
 import type { Outlet } from '../upstream/outlet.ts';
-import type { Target } from '../upstream/router.ts';
+import type { Route, Target } from '../upstream/router.ts';
+import type { RequestTarget } from '../upstream/target.ts';
 import { type Asker, createRefusalReader, mayRefuseAsking, type Taker } from './asking.ts';
-import { type Attempt, type AttemptFailure, createAttempt, isRefusal, requestFor } from './attempt.ts';
+import { type Attempt, type AttemptEvents, type AttemptFailure, createAttempt, isRefusal, requestFor } from './attempt.ts';
 import { isPlainStream } from './early.ts';
 import type { Entrance } from './entrance.ts';
 import type { Entrant, Plan } from './plan.ts';
@@ -53,8 +55,14 @@ export interface Tries {
   abort(onClosed?: () => void): void;
 }
 
-/** What is sent. */
+/** What can be sent. */
 export type Cargo = Pick<Entrance, 'canRepeat' | 'bodyBytes' | 'isStream' | 'body'>;
+
+/** What is sent, and where to. */
+export interface Errand {
+  readonly plan: Plan;
+  readonly cargo: Cargo;
+}
 
 /** So much of an answer is held until it is worth taking: start-up frames are short, and a longer one is no error. */
 const MAX_HELD_BYTES = 256 * 1024;
@@ -62,10 +70,11 @@ const MAX_HELD_BYTES = 256 * 1024;
 const MAX_DROPPED_BYTES = 64 * 1024;
 const DROP_MS = 1_000;
 
-/** Where an attempt went, and how many of its keys are left. */
+/** Where an attempt went, how many of its keys are left, and what is held of its answer. */
 interface Sent {
   readonly target: Target;
   readonly furtherKeys: number;
+  held: Held | undefined;
 }
 
 /** An event stream that is held until it has shown what it is. */
@@ -81,175 +90,208 @@ interface Held {
 /** @param journey the request and its record, which is told of every try */
 export function createTries(
   journey: Entrant & { readonly exchange: Exchange },
-  { plan, cargo }: { readonly plan: Plan; readonly cargo: Cargo },
+  errand: Errand,
   parts: TriesParts,
   events: TriesEvents,
 ): Tries {
-  const { exchange, request, requestTarget } = journey;
-  const { clock, metrics, asker } = parts;
-  const { route } = plan;
-  const canRepeat = cargo.canRepeat && cargo.bodyBytes <= route.replayBytes;
-  const [first, ...others] = parts.balance.order(route);
-  const queue = canRepeat && plan.mayMove ? others : [];
-  const isHedged = Number.isFinite(route.hedgeMs) && queue.length > 0 && cargo.isStream();
+  return new RouteTries(journey, errand, parts, events);
+}
+
+class RouteTries implements Tries, AttemptEvents {
+  private readonly plan: Plan;
+  private readonly cargo: Cargo;
+  private readonly parts: TriesParts;
+  private readonly events: TriesEvents;
+  private readonly exchange: Exchange;
+  private readonly request: IncomingMessage;
+  private readonly requestTarget: RequestTarget;
+  private readonly clock: Clock;
+  private readonly metrics: Metrics;
+  private readonly asker: Asker;
+  private readonly route: Route;
+  private readonly canRepeat: boolean;
+  /** Those that are still to be tried. */
+  private readonly queue: Target[];
+  private readonly isHedged: boolean;
   /** Under way, and without an answer that was taken or passed over; those that are held with what they have said. */
-  const live = new Map<Attempt, Held | undefined>();
-  const dropped = new Map<Attempt, number>();
-  let winner: Attempt | undefined;
-  let isFirst = true;
+  private readonly live = new Map<Attempt, Sent>();
+  private readonly dropped = new Map<Attempt, number>();
+  private winner: Attempt | undefined;
+  private isFirst = true;
+
+  constructor(journey: Entrant & { readonly exchange: Exchange }, { plan, cargo }: Errand, parts: TriesParts, events: TriesEvents) {
+    this.plan = plan;
+    this.cargo = cargo;
+    this.parts = parts;
+    this.events = events;
+    this.exchange = journey.exchange;
+    this.request = journey.request;
+    this.requestTarget = journey.requestTarget;
+    this.clock = parts.clock;
+    this.metrics = parts.metrics;
+    this.asker = parts.asker;
+    this.route = plan.route;
+    this.canRepeat = cargo.canRepeat && cargo.bodyBytes <= this.route.replayBytes;
+    this.queue = parts.balance.order(this.route);
+    this.isHedged = this.canRepeat && plan.mayMove && Number.isFinite(this.route.hedgeMs) && this.queue.length > 1 && cargo.isStream();
+  }
 
   /** @param furtherKeys so many keys may yet be tried, should this one be refused */
-  function send(target: Target, furtherKeys: number = target.upstream.apiKeys.length - 1): void {
+  private send(target: Target, furtherKeys: number = target.upstream.apiKeys.length - 1): void {
     const { upstream } = target;
-    const outlet = parts.outletOf(upstream);
+    const outlet = this.parts.outletOf(upstream);
     const key = outlet.keys.take();
-    const edit = plan.edit(target);
-    const attempt: Attempt = createAttempt(
-      { clock, metrics, exchange, outlet, key, edit },
-      {
-        onStart() {
-          if (isFirst) events.onStart();
-          isFirst = false;
-        },
-        onPhase(phase) {
-          if (attempt === leading() && !events.hasBegun()) events.onPhase(phase);
-        },
-        onHead: (status, headers) => judgeHead(attempt, { target, furtherKeys }, status, headers),
-        onSwitch(headers, socket) {
-          choose(attempt);
-          events.onSwitch?.(attempt, headers, socket);
-        },
-        onFail: (failure) => lose(attempt, failure),
-      },
-    );
-    live.set(attempt, undefined);
-    attempt.begin(requestFor(request, { upstream, key, edit, body: cargo.body(edit.splices) }));
+    const edit = this.plan.edit(target);
+    const attempt = createAttempt({ clock: this.clock, metrics: this.metrics, exchange: this.exchange, outlet, key, edit }, this);
+    this.live.set(attempt, { target, furtherKeys, held: undefined });
+    attempt.begin(requestFor(this.request, { upstream, key, edit, body: this.cargo.body(edit.splices) }));
   }
 
-  function leading(): Attempt | undefined {
-    return winner ?? live.keys().next().value;
+  onStart(): void {
+    if (this.isFirst) this.events.onStart();
+    this.isFirst = false;
   }
 
-  function judgeHead(attempt: Attempt, { target, furtherKeys }: Sent, status: number, headers: HeaderList): Taker | undefined {
+  onPhase(attempt: Attempt, phase: Phase): void {
+    if (attempt === this.leading && !this.events.hasBegun()) this.events.onPhase(phase);
+  }
+
+  onSwitch(attempt: Attempt, headers: HeaderList, socket: Socket): void {
+    this.choose(attempt);
+    this.events.onSwitch?.(attempt, headers, socket);
+  }
+
+  onFail(attempt: Attempt, failure: AttemptFailure): void {
+    this.lose(attempt, failure);
+  }
+
+  get leading(): Attempt | undefined {
+    return this.winner ?? this.live.keys().next().value;
+  }
+
+  onHead(attempt: Attempt, status: number, headers: HeaderList): Taker | undefined {
+    const { target, furtherKeys } = this.live.get(attempt)!;
     const { upstream } = target;
     if (isRefusal(status, upstream)) {
       // It has not served the call, so that another key of the same upstream may be tried for it.
-      const isOfKey = (status === 401 || status === 429) && furtherKeys > 0 && parts.outletOf(upstream).keys.hasFresh;
-      if (isOfKey && canRepeat && !events.hasBegun()) return passOver(attempt, () => send(target, furtherKeys - 1));
-      if (canGoOn()) return passOver(attempt, next);
+      const isOfKey = (status === 401 || status === 429) && furtherKeys > 0 && this.parts.outletOf(upstream).keys.hasFresh;
+      if (isOfKey && this.canRepeat && !this.events.hasBegun()) return this.passOver(attempt, () => this.send(target, furtherKeys - 1));
+      if (this.canGoOn()) return this.passOver(attempt, () => this.next());
     }
-    const take = () => (status >= 400 && live.size > 1 ? passOver(attempt, reconsider) : win(attempt, status, headers));
+    const take = () =>
+      status >= 400 && this.live.size > 1 ? this.passOver(attempt, () => this.reconsider()) : this.win(attempt, status, headers);
     if (attempt.edit.strip !== undefined && mayRefuseAsking(status)) {
       const askLess = () => {
-        asker.remember(upstream);
-        if (events.hasBegun()) return false;
-        live.delete(attempt);
+        this.asker.remember(upstream);
+        if (this.events.hasBegun()) return false;
+        this.live.delete(attempt);
         attempt.tell('refused');
-        send(target, furtherKeys);
+        this.send(target, furtherKeys);
         return true;
       };
       return createRefusalReader(askLess, take);
     }
-    const isHeld = isPlainStream(status, headers) && (canGoOn() || live.size > 1);
-    return isHeld ? hold(attempt, status, headers) : take();
+    const isHeld = (this.canGoOn() || this.live.size > 1) && isPlainStream(status, headers);
+    return isHeld ? this.hold(attempt, status, headers) : take();
   }
 
   /** Whether there is another target, and it is not too late for it. */
-  function canGoOn(): boolean {
-    return queue.length > 0 && !events.hasBegun();
+  private canGoOn(): boolean {
+    return this.queue.length > 0 && !this.events.hasBegun();
   }
 
-  function next(): void {
-    const target = queue.shift();
-    if (target !== undefined) send(target);
+  private next(): void {
+    const target = this.queue.shift();
+    if (target !== undefined) this.send(target);
   }
 
-  function win(attempt: Attempt, status: number, headers: HeaderList): Taker | undefined {
-    choose(attempt);
-    return events.onAnswer(attempt, status, headers);
+  private win(attempt: Attempt, status: number, headers: HeaderList): Taker | undefined {
+    this.choose(attempt);
+    return this.events.onAnswer(attempt, status, headers);
   }
 
-  function choose(attempt: Attempt): void {
-    winner = attempt;
-    live.delete(attempt);
-    for (const [rival, held] of live) giveUp(rival, held);
+  private choose(attempt: Attempt): void {
+    this.winner = attempt;
+    this.live.delete(attempt);
+    for (const [rival, { held }] of this.live) this.giveUp(rival, held);
     attempt.tell('ok');
-    exchange.upstream = attempt.upstream.name;
-    exchange.cause = undefined;
+    this.exchange.upstream = attempt.upstream.name;
+    this.exchange.cause = undefined;
   }
 
   /** It may have written already, and will be paid for. */
-  function giveUp(rival: Attempt, held: Held | undefined): void {
-    live.delete(rival);
+  private giveUp(rival: Attempt, held: Held | undefined): void {
+    this.live.delete(rival);
     rival.tell('lost');
     rival.abort();
-    if (rival.sentAtMs !== undefined) exchange.rivals.push({ upstream: rival.upstream.name, meter: held?.meter ?? createMeter() });
+    if (rival.sentAtMs !== undefined)
+      this.exchange.rivals.push({ upstream: rival.upstream.name, meter: held?.meter ?? this.createMeter() });
   }
 
   /** Reads a little of an answer that nobody will see, so that its connection can be used again, and goes on without it. */
-  function passOver(attempt: Attempt, goOn: () => void): Taker {
-    live.delete(attempt);
+  private passOver(attempt: Attempt, goOn: () => void): Taker {
+    this.live.delete(attempt);
     attempt.tell('refused');
-    dropped.set(attempt, clock.now());
+    this.dropped.set(attempt, this.clock.now());
     let bytes = 0;
     goOn();
     return {
-      chunk(chunk) {
+      chunk: (chunk) => {
         bytes += chunk.length;
-        if (bytes > MAX_DROPPED_BYTES) abandon(attempt);
+        if (bytes > MAX_DROPPED_BYTES) this.abandon(attempt);
       },
-      end: () => void dropped.delete(attempt),
+      end: () => void this.dropped.delete(attempt),
     };
   }
 
-  function abandon(attempt: Attempt): void {
-    dropped.delete(attempt);
+  private abandon(attempt: Attempt): void {
+    this.dropped.delete(attempt);
     attempt.abort();
   }
 
-  function lose(attempt: Attempt, failure: AttemptFailure): void {
-    dropped.delete(attempt);
-    const wasLive = live.delete(attempt);
-    if (attempt !== winner && !wasLive) return;
-    exchange.cause = failure.cause;
-    if (attempt !== winner && live.size > 0) {
-      reconsider();
-    } else if (attempt !== winner && canGoOn()) {
-      next();
+  private lose(attempt: Attempt, failure: AttemptFailure): void {
+    this.dropped.delete(attempt);
+    const wasLive = this.live.delete(attempt);
+    if (attempt !== this.winner && !wasLive) return;
+    this.exchange.cause = failure.cause;
+    if (attempt !== this.winner && this.live.size > 0) {
+      this.reconsider();
+    } else if (attempt !== this.winner && this.canGoOn()) {
+      this.next();
     } else {
-      exchange.upstream = attempt.upstream.name;
-      events.onFail(failure);
+      this.exchange.upstream = attempt.upstream.name;
+      this.events.onFail(failure);
     }
   }
 
-  function createMeter(): Meter {
-    return createStreamMeter(routeEndpoint(request.method ?? '', requestTarget.path).dialect, parts.tokenizer);
+  private createMeter(): Meter {
+    return createStreamMeter(routeEndpoint(this.request.method ?? '', this.requestTarget.path).dialect, this.parts.tokenizer);
   }
 
-  function hold(attempt: Attempt, status: number, headers: HeaderList): Taker {
-    const held: Held = { status, headers, pieces: [], meter: createMeter(), bytes: 0, hasEnded: false };
-    live.set(attempt, held);
+  private hold(attempt: Attempt, status: number, headers: HeaderList): Taker {
+    const held: Held = { status, headers, pieces: [], meter: this.createMeter(), bytes: 0, hasEnded: false };
+    this.live.get(attempt)!.held = held;
     return {
-      chunk(bytes) {
+      chunk: (bytes) => {
         held.pieces.push(Buffer.from(bytes));
         held.bytes += bytes.length;
         held.meter.observe(bytes.toString('latin1'));
-        weigh(attempt, held);
+        this.weigh(attempt, held);
       },
-      end() {
+      end: () => {
         held.hasEnded = true;
-        weigh(attempt, held);
+        this.weigh(attempt, held);
       },
     };
   }
 
   /** Takes what is held, or gives it up, where enough has come to tell. */
-  function weigh(attempt: Attempt, held: Held): void {
+  private weigh(attempt: Attempt, held: Held): void {
     const { meter } = held;
-    const isAlone = live.size === 1;
-    const isLast = isAlone && !canGoOn();
+    const isAlone = this.live.size === 1;
+    const isLast = isAlone && !this.canGoOn();
     if (isLast) {
-      release(attempt, held);
+      this.release(attempt, held);
       return;
     }
     const isFailed = meter.contentCount === 0 && (meter.hasError || (held.hasEnded && !meter.isComplete));
@@ -257,51 +299,53 @@ export function createTries(
       attempt.failed();
       attempt.tell(meter.hasError ? 'error_event' : 'upstream_truncated');
       attempt.abort();
-      lose(attempt, { code: 'upstream_reset', outcome: meter.hasError ? 'upstream_error_event' : 'upstream_truncated' });
+      this.lose(attempt, { code: 'upstream_reset', outcome: meter.hasError ? 'upstream_error_event' : 'upstream_truncated' });
       return;
     }
-    const isProven = isAlone && !isHedged ? meter.eventCount > 0 : meter.contentCount > 0;
-    if (isProven || held.hasEnded || held.bytes > MAX_HELD_BYTES || meter.isOff) release(attempt, held);
+    const isProven = isAlone && !this.isHedged ? meter.eventCount > 0 : meter.contentCount > 0;
+    if (isProven || held.hasEnded || held.bytes > MAX_HELD_BYTES || meter.isOff) this.release(attempt, held);
   }
 
-  function release(attempt: Attempt, held: Held): void {
-    const taker = win(attempt, held.status, held.headers);
+  private release(attempt: Attempt, held: Held): void {
+    const taker = this.win(attempt, held.status, held.headers);
     attempt.takeOver(taker);
     for (const piece of held.pieces) taker?.chunk(piece);
     if (held.hasEnded) taker?.end();
   }
 
   /** A rival is out: what the others have said may be enough now. */
-  function reconsider(): void {
-    for (const [attempt, held] of live) if (held !== undefined) weigh(attempt, held);
+  private reconsider(): void {
+    for (const [attempt, { held }] of this.live) if (held !== undefined) this.weigh(attempt, held);
   }
 
-  function hedge(nowMs: number): void {
-    const latest = [...live.keys()].at(-1);
-    if (isHedged && canGoOn() && latest !== undefined && nowMs - (latest.calledAtMs ?? nowMs) > route.hedgeMs) next();
+  private hedge(nowMs: number): void {
+    const latest = [...this.live.keys()].at(-1);
+    if (this.isHedged && this.canGoOn() && latest !== undefined && nowMs - (latest.calledAtMs ?? nowMs) > this.route.hedgeMs) this.next();
   }
 
-  return {
-    begin: () => send(first!),
-    get leading() {
-      return leading();
-    },
-    commit() {
-      const kept = leading();
-      for (const [attempt, held] of live) if (attempt !== kept) giveUp(attempt, held);
-      if (kept !== undefined) exchange.upstream = kept.upstream.name;
-      const held = kept && live.get(kept);
-      if (kept !== undefined && held !== undefined && winner === undefined) release(kept, held);
-    },
-    judge(nowMs) {
-      for (const attempt of live.keys()) attempt.judge(nowMs, !events.hasBegun());
-      for (const [attempt, sinceMs] of dropped) if (nowMs - sinceMs > DROP_MS) abandon(attempt);
-      if (winner === undefined) hedge(nowMs);
-    },
-    abort(onClosed) {
-      const last = leading();
-      for (const attempt of [...dropped.keys(), ...live.keys()]) if (attempt !== last) attempt.abort();
-      last?.abort(onClosed);
-    },
-  };
+  begin(): void {
+    const first = this.queue.shift()!;
+    if (!this.canRepeat || !this.plan.mayMove) this.queue.length = 0;
+    this.send(first);
+  }
+
+  commit(): void {
+    const kept = this.leading;
+    for (const [attempt, { held }] of this.live) if (attempt !== kept) this.giveUp(attempt, held);
+    if (kept !== undefined) this.exchange.upstream = kept.upstream.name;
+    const held = kept && this.live.get(kept)?.held;
+    if (kept !== undefined && held !== undefined && this.winner === undefined) this.release(kept, held);
+  }
+
+  judge(nowMs: number): void {
+    for (const attempt of this.live.keys()) attempt.judge(nowMs, !this.events.hasBegun());
+    for (const [attempt, sinceMs] of this.dropped) if (nowMs - sinceMs > DROP_MS) this.abandon(attempt);
+    if (this.winner === undefined) this.hedge(nowMs);
+  }
+
+  abort(onClosed?: () => void): void {
+    const last = this.leading;
+    for (const attempt of [...this.dropped.keys(), ...this.live.keys()]) if (attempt !== last) attempt.abort();
+    last?.abort(onClosed);
+  }
 }

@@ -18,124 +18,122 @@ export interface ChoicesWalk {
 
 /** For the chunks of one stream, one nested value after the other. */
 export function createChoicesWalk(): ChoicesWalk {
-  const open = new Set<number>();
-  const finished = new Set<number>();
-  let text = '';
-  let at = 0;
-  let limit = 0;
-  let depth = 0;
-  let choiceDepth = 0; // of a choice's members; 0 outside of choices
-  let isQuoted = false;
-  let isInKey = false;
-  let isEscaped = false;
-  let expectsKey = false;
-  let key = ''; // of a choice
-  let isAwaited = false; // the key's value, where it counts
-  let index = 0;
-  let hasFinish = false;
+  return new BracketWalk();
+}
 
-  function begin(isChoices: boolean): void {
-    depth = 1;
-    choiceDepth = isChoices ? 2 : 0;
-    isQuoted = isInKey = isEscaped = expectsKey = isAwaited = false;
+class BracketWalk implements ChoicesWalk {
+  private readonly open = new Set<number>();
+  private readonly finished = new Set<number>();
+  private text = '';
+  private at = 0;
+  private limit = 0;
+  private depth = 0;
+  private choiceDepth = 0; // of a choice's members; 0 outside of choices
+  isInString = false;
+  private isInKey = false;
+  private isEscaped = false;
+  private expectsKey = false;
+  private key = ''; // of a choice
+  private isAwaited = false; // the key's value, where it counts
+  private index = 0;
+  private hasFinish = false;
+
+  begin(isChoices: boolean): void {
+    this.depth = 1;
+    this.choiceDepth = isChoices ? 2 : 0;
+    this.isInString = this.isInKey = this.isEscaped = this.expectsKey = this.isAwaited = false;
   }
 
-  function read(bytes: string, start: number, end: number): number {
-    text = bytes;
-    at = start;
-    limit = end;
-    while (at < limit && depth > 0) {
-      if (isQuoted) passString();
-      else passTokens();
+  read(bytes: string, start: number, end: number): number {
+    this.text = bytes;
+    this.at = start;
+    this.limit = end;
+    while (this.at < this.limit && this.depth > 0) {
+      if (this.isInString) this.passString();
+      else this.passTokens();
     }
-    text = '';
-    return at;
+    this.text = '';
+    return this.at;
   }
 
-  function passString(): void {
-    const start = at;
-    const quote = closingQuote(text, isEscaped ? at + 1 : at, limit);
-    isEscaped = quote > limit;
-    isQuoted = quote >= limit;
-    at = Math.min(quote + 1, limit);
-    if (isInKey) readKey(start, Math.min(quote, limit));
-    else if (isAwaited) endReason(quote > start);
+  private passString(): void {
+    const start = this.at;
+    const quote = closingQuote(this.text, this.isEscaped ? this.at + 1 : this.at, this.limit);
+    this.isEscaped = quote > this.limit;
+    this.isInString = quote >= this.limit;
+    this.at = Math.min(quote + 1, this.limit);
+    if (this.isInKey) this.readKey(start, Math.min(quote, this.limit));
+    else if (this.isAwaited) this.endReason(quote > start);
   }
 
-  function readKey(start: number, end: number): void {
-    const length = key.length + end - start;
-    if (isQuoted ? length <= 13 : length === 5 || length === 13) key += text.slice(start, end);
-    else key = '-';
-    if (isQuoted) return;
-    isInKey = false;
-    isAwaited = key === 'index' || key === 'finish_reason';
+  private readKey(start: number, end: number): void {
+    const length = this.key.length + end - start;
+    if (this.isInString ? length <= 13 : length === 5 || length === 13) this.key += this.text.slice(start, end);
+    else this.key = '-';
+    if (this.isInString) return;
+    this.isInKey = false;
+    this.isAwaited = this.key === 'index' || this.key === 'finish_reason';
   }
 
   /** Up to the next string, or the end of the value. */
-  function passTokens(): void {
-    while (at < limit) {
-      const code = text.charCodeAt(at++);
-      if (isAwaited) readValue(code);
+  private passTokens(): void {
+    while (this.at < this.limit) {
+      const code = this.text.charCodeAt(this.at++);
+      if (this.isAwaited) this.readValue(code);
       if (code === 34) {
-        beginString();
+        this.beginString();
         return;
       }
-      if (code === 44) expectsKey = depth === choiceDepth;
+      if (code === 44) this.expectsKey = this.depth === this.choiceDepth;
       else if (code === 123 || code === 91) {
-        if (++depth === choiceDepth) beginChoice(code);
+        if (++this.depth === this.choiceDepth) this.beginChoice(code);
       } else if (code === 125 || code === 93) {
-        if (depth === choiceDepth) endChoice();
-        if (--depth === 0) return;
+        if (this.depth === this.choiceDepth) this.endChoice();
+        if (--this.depth === 0) return;
       }
     }
   }
 
-  function beginString(): void {
-    isQuoted = true;
-    isInKey = expectsKey;
-    expectsKey = false;
-    if (isInKey) key = '';
+  private beginString(): void {
+    this.isInString = true;
+    this.isInKey = this.expectsKey;
+    this.expectsKey = false;
+    if (this.isInKey) this.key = '';
   }
 
-  function beginChoice(code: number): void {
-    expectsKey = code === 123;
-    index = 0;
-    hasFinish = false;
+  private beginChoice(code: number): void {
+    this.expectsKey = code === 123;
+    this.index = 0;
+    this.hasFinish = false;
   }
 
   /** Takes a byte behind a key; forgets the key where its value is none that counts. */
-  function readValue(code: number): void {
+  private readValue(code: number): void {
     if (code === 58 || code === 32 || code === 9) return;
-    if (key === 'index' && code >= 48 && code <= 57) index = index * 10 + code - 48;
-    else if (key !== 'finish_reason' || code !== 34) isAwaited = false;
+    if (this.key === 'index' && code >= 48 && code <= 57) this.index = this.index * 10 + code - 48;
+    else if (this.key !== 'finish_reason' || code !== 34) this.isAwaited = false;
   }
 
-  function endReason(hasBytes: boolean): void {
-    hasFinish = hasBytes; // '' is none
-    isAwaited = false;
+  private endReason(hasBytes: boolean): void {
+    this.hasFinish = hasBytes; // '' is none
+    this.isAwaited = false;
   }
 
-  function endChoice(): void {
-    expectsKey = isAwaited = false;
-    if (hasFinish) {
-      open.delete(index);
-      if (finished.size < MAX_CHOICES) finished.add(index);
-    } else if (!open.has(index) && !finished.has(index) && open.size < MAX_CHOICES) open.add(index);
+  private endChoice(): void {
+    this.expectsKey = this.isAwaited = false;
+    if (this.hasFinish) {
+      this.open.delete(this.index);
+      if (this.finished.size < MAX_CHOICES) this.finished.add(this.index);
+    } else if (!this.open.has(this.index) && !this.finished.has(this.index) && this.open.size < MAX_CHOICES) this.open.add(this.index);
   }
 
-  return {
-    begin,
-    read,
-    get isOpen() {
-      return depth > 0;
-    },
-    get isInString() {
-      return isQuoted;
-    },
-    get areFinished() {
-      return finished.size > 0 && open.size === 0;
-    },
-  };
+  get isOpen(): boolean {
+    return this.depth > 0;
+  }
+
+  get areFinished(): boolean {
+    return this.finished.size > 0 && this.open.size === 0;
+  }
 }
 
 /** Where a string ends that `start` is in; `limit` where it does not, and `limit + 1` where the first byte behind is escaped. */

@@ -20,7 +20,7 @@ export interface Excerpt {
 
 export function createExcerpt(): Excerpt {
   const envelope = createTopLevelScanner(IN_ENVELOPE, MAX_VALUE_BYTES);
-  const event = createTopLevelScanner([...AT_TOP, ...OPAQUE], MAX_VALUE_BYTES, { key: ENVELOPE, scan: envelope.scan });
+  const event = createTopLevelScanner([...AT_TOP, ...OPAQUE], MAX_VALUE_BYTES, { key: ENVELOPE, scan: (bytes) => envelope.scan(bytes) });
 
   function text(): string {
     if (!event.isComplete) return '';
@@ -33,7 +33,7 @@ export function createExcerpt(): Excerpt {
   }
 
   return {
-    scan: event.scan,
+    scan: (bytes) => event.scan(bytes),
     text,
     get hasType() {
       return event.value('type') !== undefined;

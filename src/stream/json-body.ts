@@ -13,28 +13,30 @@ const BOM = '\xef\xbb\xbf';
 
 /** For one body. `wanted` members are kept up to `maxValueBytes` each; of the rest nothing is. */
 export function createJsonBody(wanted: readonly string[], maxValueBytes: number): JsonBody {
-  const members = createTopLevelScanner(wanted, maxValueBytes);
-  let head: string | undefined = ''; // the first bytes, while they may be a byte order mark
-  let bomBytes = 0;
+  return new BomAwareBody(wanted, maxValueBytes);
+}
 
-  function scanHead(bytes: string): void {
-    head += bytes;
-    if (head === undefined || (head.length < BOM.length && BOM.startsWith(head))) return;
-    if (head.startsWith(BOM)) bomBytes = BOM.length;
-    members.scan(head.slice(bomBytes));
-    head = undefined;
+class BomAwareBody implements JsonBody {
+  readonly members: TopLevelScanner;
+  private head: string | undefined = ''; // the first bytes, while they may be a byte order mark
+  bomBytes = 0;
+
+  constructor(wanted: readonly string[], maxValueBytes: number) {
+    this.members = createTopLevelScanner(wanted, maxValueBytes);
   }
 
-  return {
-    observe(chunk) {
-      if (members.isMalformed) return;
-      const bytes = chunk.toString('latin1');
-      if (head === undefined) members.scan(bytes);
-      else scanHead(bytes);
-    },
-    members,
-    get bomBytes() {
-      return bomBytes;
-    },
-  };
+  private scanHead(bytes: string): void {
+    this.head += bytes;
+    if (this.head === undefined || (this.head.length < BOM.length && BOM.startsWith(this.head))) return;
+    if (this.head.startsWith(BOM)) this.bomBytes = BOM.length;
+    this.members.scan(this.head.slice(this.bomBytes));
+    this.head = undefined;
+  }
+
+  observe(chunk: Buffer<ArrayBufferLike>): void {
+    if (this.members.isMalformed) return;
+    const bytes = chunk.toString('latin1');
+    if (this.head === undefined) this.members.scan(bytes);
+    else this.scanHead(bytes);
+  }
 }

@@ -49,173 +49,192 @@ export function createTopLevelScanner(
   maxValueBytes: number,
   inner?: { readonly key: string; scan(bytes: string): void },
 ): TopLevelScanner {
-  const members = new Map<string, Member>();
-  const maxKeyBytes = Math.max(0, ...wanted.map((key) => key.length * 6));
-  let place: Place = 'start';
-  let base = 0; // bytes in earlier pieces
-  let text = '';
-  let at = 0;
-  let depth = 0; // below the top level
-  let isQuoted = false; // within a string of a nested value
-  let isEscaped = false; // the piece before ended on a backslash that escapes
-  let mark = -1; // where in this piece the token that is kept began; -1 for none
-  let kept: string | undefined = '';
-  let keyStart = 0;
-  let key: string | undefined; // the wanted key whose value is being read
-  let valueStart = 0;
-  let bodyStart = -1;
-  let bodyEnd = -1;
-  let isEmpty = true;
-  const lookalikes = new Set<string>();
+  return new MemberScanner(wanted, maxValueBytes, inner);
+}
 
-  function keep(end: number, maxBytes: number): void {
-    if (mark < 0) return;
-    if (key !== undefined && key === inner?.key) inner.scan(text.slice(mark, end));
-    if (kept !== undefined) kept = kept.length + end - mark > maxBytes ? undefined : kept + text.slice(mark, end);
-    mark = -1;
+class MemberScanner implements TopLevelScanner {
+  private readonly wanted: readonly string[];
+  private readonly maxValueBytes: number;
+  private readonly inner: { readonly key: string; scan(bytes: string): void } | undefined;
+  private readonly members = new Map<string, Member>();
+  private readonly maxKeyBytes: number;
+  private place: Place = 'start';
+  private base = 0; // bytes in earlier pieces
+  private text = '';
+  private at = 0;
+  private depth = 0; // below the top level
+  private isQuoted = false; // within a string of a nested value
+  private isEscaped = false; // the piece before ended on a backslash that escapes
+  private mark = -1; // where in this piece the token that is kept began; -1 for none
+  private kept: string | undefined = '';
+  private keyStart = 0;
+  private key: string | undefined; // the wanted key whose value is being read
+  private valueStart = 0;
+  bodyStart = -1;
+  bodyEnd = -1;
+  isEmpty = true;
+  private readonly lookalikes = new Set<string>();
+
+  constructor(wanted: readonly string[], maxValueBytes: number, inner: { readonly key: string; scan(bytes: string): void } | undefined) {
+    this.wanted = wanted;
+    this.maxValueBytes = maxValueBytes;
+    this.inner = inner;
+    this.maxKeyBytes = Math.max(0, ...wanted.map((key) => key.length * 6));
   }
 
-  function beginToken(start: number): void {
-    mark = start;
-    kept = '';
+  private keep(end: number, maxBytes: number): void {
+    if (this.mark < 0) return;
+    if (this.key !== undefined && this.key === this.inner?.key) this.inner.scan(this.text.slice(this.mark, end));
+    if (this.kept !== undefined)
+      this.kept = this.kept.length + end - this.mark > maxBytes ? undefined : this.kept + this.text.slice(this.mark, end);
+    this.mark = -1;
   }
 
-  function endKey(): void {
-    keep(at - 1, maxKeyBytes);
-    key = undefined;
+  private beginToken(start: number): void {
+    this.mark = start;
+    this.kept = '';
+  }
+
+  private endKey(): void {
+    this.keep(this.at - 1, this.maxKeyBytes);
+    this.key = undefined;
     // A key may be written with escapes: "\u0075sage" is usage.
-    if (kept !== undefined) readKey(decodeString(`"${kept}"`) ?? '');
-    place = 'colon';
+    if (this.kept !== undefined) this.readKey(decodeString(`"${this.kept}"`) ?? '');
+    this.place = 'colon';
   }
 
-  function readKey(name: string): void {
-    if (wanted.includes(name)) key = name;
-    else if (wanted.includes(name.toLowerCase())) lookalikes.add(name.toLowerCase());
+  private readKey(name: string): void {
+    if (this.wanted.includes(name)) this.key = name;
+    else if (this.wanted.includes(name.toLowerCase())) this.lookalikes.add(name.toLowerCase());
   }
 
-  function beginValue(code: number): void {
-    valueStart = base + at - 1;
-    if (key !== undefined) beginToken(at - 1);
-    if (code === QUOTE) place = 'inString';
+  private beginValue(code: number): void {
+    this.valueStart = this.base + this.at - 1;
+    if (this.key !== undefined) this.beginToken(this.at - 1);
+    if (code === QUOTE) this.place = 'inString';
     else if (code === 123 || code === 91) {
-      depth = 1;
-      place = 'inNested';
-    } else place = isScalar(code) ? 'inScalar' : 'broken';
+      this.depth = 1;
+      this.place = 'inNested';
+    } else this.place = isScalar(code) ? 'inScalar' : 'broken';
   }
 
-  function endValue(): void {
-    keep(at, maxValueBytes);
-    if (key !== undefined) {
-      const occurrences = (members.get(key)?.occurrences ?? 0) + 1;
-      members.set(key, { raw: kept, keyStart, valueStart, valueEnd: base + at, occurrences });
+  private endValue(): void {
+    this.keep(this.at, this.maxValueBytes);
+    if (this.key !== undefined) {
+      const occurrences = (this.members.get(this.key)?.occurrences ?? 0) + 1;
+      this.members.set(this.key, {
+        raw: this.kept,
+        keyStart: this.keyStart,
+        valueStart: this.valueStart,
+        valueEnd: this.base + this.at,
+        occurrences,
+      });
     }
-    key = undefined;
-    place = 'comma';
+    this.key = undefined;
+    this.place = 'comma';
   }
 
   /** Goes on behind the closing quote of the string that `at` is in; false where this piece ends first. */
-  function passString(): boolean {
-    if (isEscaped) at++;
-    isEscaped = false;
+  private passString(): boolean {
+    if (this.isEscaped) this.at++;
+    this.isEscaped = false;
     for (;;) {
-      const quote = text.indexOf('"', at);
-      const end = quote < 0 ? text.length : quote;
-      const isOdd = countBackslashes(text, at, end) % 2 === 1;
-      at = quote < 0 ? end : quote + 1;
-      if (quote < 0) isEscaped = isOdd;
+      const quote = this.text.indexOf('"', this.at);
+      const end = quote < 0 ? this.text.length : quote;
+      const isOdd = countBackslashes(this.text, this.at, end) % 2 === 1;
+      this.at = quote < 0 ? end : quote + 1;
+      if (quote < 0) this.isEscaped = isOdd;
       if (quote < 0 || !isOdd) return quote >= 0;
     }
   }
 
-  function passNested(): boolean {
-    while (at < text.length) {
-      if (isQuoted) {
-        if (!passString()) return false;
-        isQuoted = false;
+  private passNested(): boolean {
+    while (this.at < this.text.length) {
+      if (this.isQuoted) {
+        if (!this.passString()) return false;
+        this.isQuoted = false;
       }
-      for (; at < text.length; at++) {
-        const code = text.charCodeAt(at) | 32; // [ and {, ] and } differ in this bit only
-        if (code === 123) depth++;
-        else if (code === 125 && --depth === 0) {
-          at++;
+      for (; this.at < this.text.length; this.at++) {
+        const code = this.text.charCodeAt(this.at) | 32; // [ and {, ] and } differ in this bit only
+        if (code === 123) this.depth++;
+        else if (code === 125 && --this.depth === 0) {
+          this.at++;
           return true;
-        } else if (code === QUOTE && text.charCodeAt(at) === QUOTE) break;
+        } else if (code === QUOTE && this.text.charCodeAt(this.at) === QUOTE) break;
       }
-      if (at < text.length) isQuoted = true;
-      if (isQuoted) at++;
+      if (this.at < this.text.length) this.isQuoted = true;
+      if (this.isQuoted) this.at++;
     }
     return false;
   }
 
-  function passScalar(): void {
-    while (at < text.length && isScalar(text.charCodeAt(at))) at++;
-    if (at < text.length) endValue();
+  private passScalar(): void {
+    while (this.at < this.text.length && isScalar(this.text.charCodeAt(this.at))) this.at++;
+    if (this.at < this.text.length) this.endValue();
   }
 
-  function close(): void {
-    bodyEnd = base + at - 1;
-    place = 'end';
+  private close(): void {
+    this.bodyEnd = this.base + this.at - 1;
+    this.place = 'end';
   }
 
-  function beginKey(): void {
-    isEmpty = false;
-    keyStart = base + at - 1;
-    beginToken(at);
-    place = 'inKey';
+  private beginKey(): void {
+    this.isEmpty = false;
+    this.keyStart = this.base + this.at - 1;
+    this.beginToken(this.at);
+    this.place = 'inKey';
   }
 
   /** Takes one byte between tokens. */
-  function step(code: number): void {
-    at++;
+  private step(code: number): void {
+    this.at++;
     if (code === 32 || code === 10 || code === 13 || code === 9) return;
-    if (place === 'start' && code === 123) {
-      bodyStart = base + at;
-      place = 'firstKey';
-    } else if ((place === 'firstKey' || place === 'key') && code === QUOTE) beginKey();
-    else if ((place === 'firstKey' || place === 'comma') && code === 125) close();
-    else if (place === 'comma' && code === 44) place = 'key';
-    else if (place === 'colon' && code === 58) place = 'value';
-    else if (place === 'value') beginValue(code);
-    else place = 'broken';
+    if (this.place === 'start' && code === 123) {
+      this.bodyStart = this.base + this.at;
+      this.place = 'firstKey';
+    } else if ((this.place === 'firstKey' || this.place === 'key') && code === QUOTE) this.beginKey();
+    else if ((this.place === 'firstKey' || this.place === 'comma') && code === 125) this.close();
+    else if (this.place === 'comma' && code === 44) this.place = 'key';
+    else if (this.place === 'colon' && code === 58) this.place = 'value';
+    else if (this.place === 'value') this.beginValue(code);
+    else this.place = 'broken';
   }
 
-  function scan(bytes: string): void {
-    text = bytes;
-    at = 0;
-    if (key !== undefined || place === 'inKey') mark = isInToken(place) ? 0 : -1;
-    while (at < text.length && place !== 'broken') {
-      if (place === 'inKey') passString() && endKey();
-      else if (place === 'inString') passString() && endValue();
-      else if (place === 'inNested') passNested() && endValue();
-      else if (place === 'inScalar') passScalar();
-      else step(text.charCodeAt(at));
+  scan(bytes: string): void {
+    this.text = bytes;
+    this.at = 0;
+    if (this.key !== undefined || this.place === 'inKey') this.mark = isInToken(this.place) ? 0 : -1;
+    while (this.at < this.text.length && this.place !== 'broken') {
+      if (this.place === 'inKey') this.passString() && this.endKey();
+      else if (this.place === 'inString') this.passString() && this.endValue();
+      else if (this.place === 'inNested') this.passNested() && this.endValue();
+      else if (this.place === 'inScalar') this.passScalar();
+      else this.step(this.text.charCodeAt(this.at));
     }
-    keep(text.length, place === 'inKey' ? maxKeyBytes : maxValueBytes);
-    base += text.length;
-    text = '';
+    this.keep(this.text.length, this.place === 'inKey' ? this.maxKeyBytes : this.maxValueBytes);
+    this.base += this.text.length;
+    this.text = '';
   }
 
-  return {
-    scan,
-    value: (name) => members.get(name)?.raw,
-    member: (name) => members.get(name),
-    get isComplete() {
-      return place === 'end';
-    },
-    get isMalformed() {
-      return place === 'broken';
-    },
-    get bodyStart() {
-      return bodyStart;
-    },
-    get bodyEnd() {
-      return bodyEnd;
-    },
-    get isEmpty() {
-      return isEmpty;
-    },
-    hasLookalike: (name) => lookalikes.has(name),
-  };
+  value(name: string): string | undefined {
+    return this.members.get(name)?.raw;
+  }
+
+  member(name: string): Member | undefined {
+    return this.members.get(name);
+  }
+
+  get isComplete(): boolean {
+    return this.place === 'end';
+  }
+
+  get isMalformed(): boolean {
+    return this.place === 'broken';
+  }
+
+  hasLookalike(name: string): boolean {
+    return this.lookalikes.has(name);
+  }
 }
 
 /** Numbers, true, false and null: whatever is neither structure nor whitespace nor a quote. */

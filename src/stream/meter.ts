@@ -3,7 +3,7 @@ import type { Dialect, EventReader, StreamError, Usage } from '../upstream/diale
 import { createExcerpt, type Excerpt } from './excerpt.ts';
 import { createTopLevelScanner, decodeString, decodeValue } from './json.ts';
 import { lastCut } from './slices.ts';
-import { createEventScanner } from './sse.ts';
+import { createEventScanner, type EventScanner } from './sse.ts';
 import type { Tokenizer } from './tokens.ts';
 
 /** Text of a stream is held up to this, then counted: usage may yet come, and then nothing need be counted. */
@@ -63,107 +63,131 @@ export interface Metered extends Usage {
 
 /** A meter for a text/event-stream answer. */
 export function createStreamMeter(dialect: Dialect, tokenizer: Tokenizer): Meter {
-  const reader = dialect.createReader();
-  const scanner = createEventScanner(readEvent, MAX_EVENT_BYTES, readLongData);
-  const counter = createTextCounter(reader, tokenizer);
-  let excerpt: Excerpt | undefined; // of the event that is passing, where that is too long
-  let obscureCount = 0; // long events that the dialect could make nothing of
-  let hasUnknown = false;
-  let fault: MeterFault | undefined;
-  let isScannerOff = false;
+  return new StreamMeter(dialect, tokenizer);
+}
 
-  function readEvent(name: string, data: string): void {
-    if (fault !== undefined) return;
+class StreamMeter implements Meter {
+  private readonly dialect: Dialect;
+  private readonly tokenizer: Tokenizer;
+  private readonly reader: EventReader;
+  private readonly scanner: EventScanner;
+  private readonly counter: TextCounter;
+  private excerpt: Excerpt | undefined; // of the event that is passing, where that is too long
+  private obscureCount = 0; // long events that the dialect could make nothing of
+  private hasUnknown = false;
+  fault: MeterFault | undefined;
+  private isScannerOff = false;
+
+  constructor(dialect: Dialect, tokenizer: Tokenizer) {
+    this.dialect = dialect;
+    this.tokenizer = tokenizer;
+    this.reader = dialect.createReader();
+    this.scanner = createEventScanner(
+      (name, data) => this.readEvent(name, data),
+      MAX_EVENT_BYTES,
+      (piece) => this.readLongData(piece),
+    );
+    this.counter = createTextCounter(this.reader, tokenizer);
+  }
+
+  private readEvent(name: string, data: string): void {
+    if (this.fault !== undefined) return;
     try {
-      if (excerpt === undefined) reader.read(name, data);
-      else readExcerpt(name, excerpt);
-      counter.bound();
+      if (this.excerpt === undefined) this.reader.read(name, data);
+      else this.readExcerpt(name, this.excerpt);
+      this.counter.bound();
     } catch {
-      fault = 'event';
+      this.fault = 'event';
     }
   }
 
-  function readLongData(piece: string): void {
-    if (fault !== undefined) return;
-    excerpt ??= createExcerpt();
-    excerpt.scan(piece);
+  private readLongData(piece: string): void {
+    if (this.fault !== undefined) return;
+    this.excerpt ??= createExcerpt();
+    this.excerpt.scan(piece);
   }
 
   /** Work is going on, whatever it is. */
-  function readExcerpt(name: string, of: Excerpt): void {
-    excerpt = undefined;
-    const { meaningCount } = reader;
-    reader.read(name, of.text());
-    if (reader.meaningCount === meaningCount) obscureCount++;
-    if (!of.hasType && name === '') hasUnknown = true;
+  private readExcerpt(name: string, of: Excerpt): void {
+    this.excerpt = undefined;
+    const { meaningCount } = this.reader;
+    this.reader.read(name, of.text());
+    if (this.reader.meaningCount === meaningCount) this.obscureCount++;
+    if (!of.hasType && name === '') this.hasUnknown = true;
   }
 
-  function observe(bytes: string): void {
-    if (isScannerOff) return;
+  observe(bytes: string): void {
+    if (this.isScannerOff) return;
     try {
-      scanner.scan(bytes);
+      this.scanner.scan(bytes);
     } catch {
-      isScannerOff = true;
-      fault ??= 'framing';
+      this.isScannerOff = true;
+      this.fault ??= 'framing';
     }
   }
 
-  return {
-    observe,
-    errorEvent(error) {
-      try {
-        return dialect.errorEvent(error, reader);
-      } catch {
-        fault ??= 'error_event';
-        return '';
-      }
-    },
-    async usage(prompt) {
-      try {
-        if (fault !== undefined) return undefined;
-        return await settleUsage(reader, counter, () => countInput(prompt, dialect, reader.model, tokenizer));
-      } catch {
-        fault = 'usage';
-        return undefined;
-      }
-    },
-    get isOff() {
-      return fault !== undefined;
-    },
-    get fault() {
-      return fault;
-    },
-    get eventCount() {
-      return scanner.eventCount;
-    },
-    get contentCount() {
-      return reader.contentCount;
-    },
-    get meaningCount() {
-      return fault !== undefined ? scanner.eventCount : reader.meaningCount + obscureCount;
-    },
-    get textLength() {
-      return reader.textLength;
-    },
-    get model() {
-      return reader.model;
-    },
-    get isComplete() {
-      return fault !== undefined || hasUnknown || reader.isComplete;
-    },
-    get isTerminated() {
-      return reader.isTerminated;
-    },
-    get hasError() {
-      return reader.hasError;
-    },
-    get hasIdOrRetry() {
-      return scanner.hasIdOrRetry;
-    },
-    get isEventOpen() {
-      return isScannerOff || scanner.isEventOpen;
-    },
-  };
+  errorEvent(error: StreamError): string {
+    try {
+      return this.dialect.errorEvent(error, this.reader);
+    } catch {
+      this.fault ??= 'error_event';
+      return '';
+    }
+  }
+
+  async usage(prompt: Prompt | undefined): Promise<Metered | undefined> {
+    try {
+      if (this.fault !== undefined) return undefined;
+      return await settleUsage(this.reader, this.counter, () => countInput(prompt, this.dialect, this.reader.model, this.tokenizer));
+    } catch {
+      this.fault = 'usage';
+      return undefined;
+    }
+  }
+
+  get isOff(): boolean {
+    return this.fault !== undefined;
+  }
+
+  get eventCount(): number {
+    return this.scanner.eventCount;
+  }
+
+  get contentCount(): number {
+    return this.reader.contentCount;
+  }
+
+  get meaningCount(): number {
+    return this.fault !== undefined ? this.scanner.eventCount : this.reader.meaningCount + this.obscureCount;
+  }
+
+  get textLength(): number {
+    return this.reader.textLength;
+  }
+
+  get model(): string | undefined {
+    return this.reader.model;
+  }
+
+  get isComplete(): boolean {
+    return this.fault !== undefined || this.hasUnknown || this.reader.isComplete;
+  }
+
+  get isTerminated(): boolean {
+    return this.reader.isTerminated;
+  }
+
+  get hasError(): boolean {
+    return this.reader.hasError;
+  }
+
+  get hasIdOrRetry(): boolean {
+    return this.scanner.hasIdOrRetry;
+  }
+
+  get isEventOpen(): boolean {
+    return this.isScannerOff || this.scanner.isEventOpen;
+  }
 }
 
 interface TextCounter {
@@ -175,37 +199,47 @@ interface TextCounter {
 
 /** Counts a reader's texts, each apart, in slices that are cut where tokens begin. */
 export function createTextCounter(reader: Pick<EventReader, 'lanes' | 'textLength' | 'model'>, tokenizer: Tokenizer): TextCounter {
-  const rests: string[] = []; // of each lane, what is not counted yet
-  let takenLength = 0;
-  let counted = Promise.resolve(0);
+  return new LaneCounter(reader, tokenizer);
+}
 
-  function add(text: string): void {
+class LaneCounter implements TextCounter {
+  private readonly reader: Pick<EventReader, 'lanes' | 'textLength' | 'model'>;
+  private readonly tokenizer: Tokenizer;
+  private readonly rests: string[] = []; // of each lane, what is not counted yet
+  private takenLength = 0;
+  private counted = Promise.resolve(0);
+
+  constructor(reader: Pick<EventReader, 'lanes' | 'textLength' | 'model'>, tokenizer: Tokenizer) {
+    this.reader = reader;
+    this.tokenizer = tokenizer;
+  }
+
+  private add(text: string): void {
     if (text === '') return;
-    const tokens = tokenizer.count(reader.model, text);
-    counted = Promise.all([counted, tokens]).then(([before, more]) => before + more);
-    counted.catch(() => undefined); // told in total()
-    counted.catch(() => {}); // it is awaited in the end, and may not end the process before
+    const tokens = this.tokenizer.count(this.reader.model, text);
+    this.counted = Promise.all([this.counted, tokens]).then(([before, more]) => before + more);
+    this.counted.catch(() => undefined); // told in total()
+    this.counted.catch(() => {}); // it is awaited in the end, and may not end the process before
   }
 
-  function bound(): void {
-    if (reader.textLength - takenLength < MAX_HELD_TEXT) return;
-    takenLength = reader.textLength;
-    reader.lanes.forEach((lane, i) => {
-      const text = (rests[i] ?? '') + lane.takeText();
+  bound(): void {
+    if (this.reader.textLength - this.takenLength < MAX_HELD_TEXT) return;
+    this.takenLength = this.reader.textLength;
+    this.reader.lanes.forEach((lane, i) => {
+      const text = (this.rests[i] ?? '') + lane.takeText();
       const cut = text.length < MIN_SLICE ? 0 : lastCut(text, text.length);
-      rests[i] = text.slice(cut);
-      add(text.slice(0, cut));
+      this.rests[i] = text.slice(cut);
+      this.add(text.slice(0, cut));
     });
   }
 
-  async function total(): Promise<number> {
-    reader.lanes.forEach((lane, i) => {
-      add((rests[i] ?? '') + lane.takeText());
-      rests[i] = '';
+  async total(): Promise<number> {
+    this.reader.lanes.forEach((lane, i) => {
+      this.add((this.rests[i] ?? '') + lane.takeText());
+      this.rests[i] = '';
     });
-    return await counted;
+    return await this.counted;
   }
-  return { bound, total };
 }
 
 export const NOTHING: Usage = { input: 0, output: 0, cachedInput: 0, cacheWrite: 0, reasoning: 0, audioInput: 0, audioOutput: 0 };
@@ -283,51 +317,58 @@ interface FlatBody {
 
 /** What is no event stream has no events, ends where its framing says, and takes no insertion. */
 function createFlatMeter(body: FlatBody): Meter {
-  let fault: MeterFault | undefined;
-  let meaningCount = 0;
+  return new FlatMeter(body);
+}
 
-  function guard<T>(look: () => T): T | undefined {
+class FlatMeter implements Meter {
+  private readonly body: FlatBody;
+  fault: MeterFault | undefined;
+  meaningCount = 0;
+  readonly eventCount = 0;
+  readonly contentCount = 0;
+  readonly textLength = 0;
+  readonly isComplete = true;
+  readonly isTerminated = false;
+  readonly hasError = false;
+  readonly hasIdOrRetry = false;
+  readonly isEventOpen = true;
+
+  constructor(body: FlatBody) {
+    this.body = body;
+  }
+
+  private guard<T>(look: () => T): T | undefined {
     try {
-      return fault === undefined ? look() : undefined;
+      return this.fault === undefined ? look() : undefined;
     } catch {
-      fault = 'framing';
+      this.fault = 'framing';
       return undefined;
     }
   }
 
-  return {
-    observe(bytes) {
-      if (/\S/.test(bytes)) meaningCount++; // some keep a JSON answer alive with blanks
-      guard(() => body.scan(bytes));
-    },
-    errorEvent: () => '',
-    async usage(prompt) {
-      try {
-        return fault === undefined ? await body.usage(prompt) : undefined;
-      } catch {
-        fault = 'usage';
-        return undefined;
-      }
-    },
-    eventCount: 0,
-    contentCount: 0,
-    textLength: 0,
-    isComplete: true,
-    isTerminated: false,
-    hasError: false,
-    hasIdOrRetry: false,
-    isEventOpen: true,
-    get isOff() {
-      return fault !== undefined;
-    },
-    get fault() {
-      return fault;
-    },
-    get meaningCount() {
-      return meaningCount;
-    },
-    get model() {
-      return guard(body.model);
-    },
-  };
+  observe(bytes: string): void {
+    if (/\S/.test(bytes)) this.meaningCount++; // some keep a JSON answer alive with blanks
+    this.guard(() => this.body.scan(bytes));
+  }
+
+  errorEvent(): string {
+    return '';
+  }
+
+  async usage(prompt: Prompt | undefined): Promise<Metered | undefined> {
+    try {
+      return this.fault === undefined ? await this.body.usage(prompt) : undefined;
+    } catch {
+      this.fault = 'usage';
+      return undefined;
+    }
+  }
+
+  get isOff(): boolean {
+    return this.fault !== undefined;
+  }
+
+  get model(): string | undefined {
+    return this.guard(this.body.model);
+  }
 }

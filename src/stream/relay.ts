@@ -2,7 +2,7 @@
 import type { ErrorDetail } from '../errors.ts';
 import type { Outcome, Phase } from '../exchange.ts';
 import type { Meter } from './meter.ts';
-import { createSilence, type SilenceBounds } from './silence.ts';
+import { createSilence, type Silence, type SilenceBounds } from './silence.ts';
 import type { UsageStrip } from './strip.ts';
 
 /** The client's side of a body. Strings hold one byte a character (latin1). */
@@ -95,211 +95,245 @@ export interface Relay {
 const OVERHEAD_SAMPLE = 32;
 
 export function createRelay(parts: RelayParts): Relay {
-  const { sink, source, meter, strip, isEventStream, isEncoded, bounds, flow } = parts;
-  let state: 'flowing' | 'blocked' | 'unheard' | 'ending' | 'over' = 'flowing';
-  let pending = '';
-  let tail = '';
-  let chunkCount = 0;
-  let readAtMs = 0;
-  let hasToken = false;
-  let heldBytes = 0;
-  let progressAtMs = 0;
-  const readable = isEventStream ? meter : undefined;
-  const silence = createSilence({
-    bounds,
-    sentAtMs: parts.sentAtMs,
-    nowMs: parts.now(),
-    meaning: () => (readable === undefined || readable.isOff ? flow.bytesOut : readable.meaningCount),
-    bytes: () => flow.bytesOut,
-  });
+  return new BodyRelay(parts);
+}
 
-  function finish(outcome: Outcome): void {
-    if (state === 'over') return;
-    state = 'over';
-    pending = '';
-    parts.onOutcome(outcome);
+class BodyRelay implements Relay {
+  private readonly parts: RelayParts;
+  private readonly sink: Sink;
+  private readonly source: Source;
+  private readonly meter: Meter | undefined;
+  private readonly strip: UsageStrip | undefined;
+  private readonly isEventStream: boolean;
+  private readonly isEncoded: boolean;
+  private readonly bounds: RelayBounds;
+  private readonly flow: { bytesOut: number };
+  private state: 'flowing' | 'blocked' | 'unheard' | 'ending' | 'over' = 'flowing';
+  private pending = '';
+  private tail = '';
+  private chunkCount = 0;
+  private readAtMs = 0;
+  private hasToken = false;
+  private heldBytes = 0;
+  private progressAtMs = 0;
+  private readonly readable: Meter | undefined;
+  /** Made once: it is queued for every piece. */
+  private readonly flushSoon = () => this.flush();
+  private readonly silence: Silence;
+
+  constructor(parts: RelayParts) {
+    this.parts = parts;
+    this.sink = parts.sink;
+    this.source = parts.source;
+    this.meter = parts.meter;
+    this.strip = parts.strip;
+    this.isEventStream = parts.isEventStream;
+    this.isEncoded = parts.isEncoded;
+    this.bounds = parts.bounds;
+    this.flow = parts.flow;
+    this.readable = this.isEventStream ? this.meter : undefined;
+    this.silence = createSilence({
+      bounds: this.bounds,
+      sentAtMs: parts.sentAtMs,
+      nowMs: parts.now(),
+      meaning: () => (this.readable === undefined || this.readable.isOff ? this.flow.bytesOut : this.readable.meaningCount),
+      bytes: () => this.flow.bytesOut,
+    });
   }
 
-  function block(): void {
-    if (state !== 'flowing') return;
-    state = 'blocked';
-    progressAtMs = parts.now();
-    heldBytes = sink.heldBytes;
-    source.pause();
-    parts.onPhase('backpressure');
+  private finish(outcome: Outcome): void {
+    if (this.state === 'over') return;
+    this.state = 'over';
+    this.pending = '';
+    this.parts.onOutcome(outcome);
+  }
+
+  private block(): void {
+    if (this.state !== 'flowing') return;
+    this.state = 'blocked';
+    this.progressAtMs = this.parts.now();
+    this.heldBytes = this.sink.heldBytes;
+    this.source.pause();
+    this.parts.onPhase('backpressure');
   }
 
   /** Everything read in one turn of the loop goes down in one write; nothing waits for a later turn. */
-  function flush(): void {
-    if (pending === '') return;
-    const bytes = pending;
-    pending = '';
-    if (state === 'unheard') {
-      meter?.observe(bytes);
+  private flush(): void {
+    if (this.pending === '') return;
+    const bytes = this.pending;
+    this.pending = '';
+    if (this.state === 'unheard') {
+      this.meter?.observe(bytes);
       return;
     }
-    const down = strip === undefined ? bytes : stripped(strip, bytes);
+    const down = this.strip === undefined ? bytes : this.stripped(this.strip, bytes);
     if (down === undefined) return;
-    const wantsMore = send(down);
-    if (readAtMs > 0) {
-      parts.onChunkOverhead(parts.now() - readAtMs);
-      readAtMs = 0;
+    const wantsMore = this.send(down);
+    if (this.readAtMs > 0) {
+      this.parts.onChunkOverhead(this.parts.now() - this.readAtMs);
+      this.readAtMs = 0;
     }
-    if (meter !== undefined) observe(meter, bytes);
-    if (!wantsMore) block();
+    if (this.meter !== undefined) this.observe(this.meter, bytes);
+    if (!wantsMore) this.block();
   }
 
   /** What is to go down; undefined where that is no longer known, and the body was cut. */
-  function stripped(by: UsageStrip, bytes: string): string | undefined {
+  private stripped(by: UsageStrip, bytes: string): string | undefined {
     try {
       return by.next(bytes);
     } catch (fault) {
-      parts.onFault(fault);
-      source.abort();
-      sink.cut();
-      finish('upstream_truncated');
+      this.parts.onFault(fault);
+      this.source.abort();
+      this.sink.cut();
+      this.finish('upstream_truncated');
       return undefined;
     }
   }
 
-  function send(bytes: string): boolean {
+  private send(bytes: string): boolean {
     if (bytes === '') return true;
-    flow.bytesOut += bytes.length;
-    tail = bytes.length >= 3 ? bytes.slice(-3) : (tail + bytes).slice(-3);
-    return sink.write(bytes);
+    this.flow.bytesOut += bytes.length;
+    this.tail = bytes.length >= 3 ? bytes.slice(-3) : (this.tail + bytes).slice(-3);
+    return this.sink.write(bytes);
   }
 
-  function observe(by: Meter, bytes: string): void {
+  private observe(by: Meter, bytes: string): void {
     by.observe(bytes);
-    if (!hasToken && by.contentCount > 0) {
-      hasToken = true;
-      parts.onFirstToken();
+    if (!this.hasToken && by.contentCount > 0) {
+      this.hasToken = true;
+      this.parts.onFirstToken();
     }
   }
 
-  function relayBytes(bytes: Buffer): void {
-    flow.bytesOut += bytes.length;
-    if (!sink.write(bytes)) block();
+  private relayBytes(bytes: Buffer): void {
+    this.flow.bytesOut += bytes.length;
+    if (!this.sink.write(bytes)) this.block();
   }
 
-  function endWell(): void {
-    if (strip !== undefined) send(strip.rest());
-    state = 'ending';
-    heldBytes = sink.heldBytes;
-    progressAtMs = parts.now();
-    sink.end();
+  private endWell(): void {
+    if (this.strip !== undefined) this.send(this.strip.rest());
+    this.state = 'ending';
+    this.heldBytes = this.sink.heldBytes;
+    this.progressAtMs = this.parts.now();
+    this.sink.end();
   }
 
   /** Whether the upstream has said its last word: what comes or breaks after it is nobody's any more. */
-  function isSaid(): boolean {
-    return meter !== undefined && (meter.isTerminated || meter.hasError);
+  private isSaid(): boolean {
+    return this.meter !== undefined && (this.meter.isTerminated || this.meter.hasError);
   }
 
-  function goodOutcome(): Outcome {
-    return meter?.hasError ? 'upstream_error_event' : parts.goodEnd;
+  private goodOutcome(): Outcome {
+    return this.meter?.hasError ? 'upstream_error_event' : this.parts.goodEnd;
   }
 
-  function leave(): void {
-    if (state === 'over') return;
-    if (state !== 'ending') source.abort();
-    finish(isSaid() ? goodOutcome() : 'client_closed');
+  clientGone(): void {
+    if (this.state === 'over') return;
+    if (this.state !== 'ending') this.source.abort();
+    this.finish(this.isSaid() ? this.goodOutcome() : 'client_closed');
   }
 
   /** Whether something may be inserted here. */
-  function isBetweenEvents(by: Meter): boolean {
-    return !isEncoded && endsBetweenEvents(flow.bytesOut, tail) && !by.isEventOpen;
+  private isBetweenEvents(by: Meter): boolean {
+    return !this.isEncoded && endsBetweenEvents(this.flow.bytesOut, this.tail) && !by.isEventOpen;
   }
 
-  function breakOff({ detail, outcome }: Break): void {
-    const lastEvent = readable !== undefined && isBetweenEvents(readable) ? readable.errorEvent(detail) : '';
+  private breakOff({ detail, outcome }: Break): void {
+    const lastEvent = this.readable !== undefined && this.isBetweenEvents(this.readable) ? this.readable.errorEvent(detail) : '';
     if (lastEvent === '') {
-      sink.cut();
+      this.sink.cut();
     } else {
-      sink.write(Buffer.from(lastEvent).toString('latin1'));
-      sink.cutGently();
+      this.sink.write(Buffer.from(lastEvent).toString('latin1'));
+      this.sink.cutGently();
     }
-    finish(outcome);
+    this.finish(outcome);
   }
 
-  function beat(nowMs: number): void {
-    if (readable === undefined || !isBetweenEvents(readable)) return;
-    silence.broken(nowMs);
-    if (!sink.write(heartbeat(readable.hasIdOrRetry))) block();
+  private beat(nowMs: number): void {
+    if (this.readable === undefined || !this.isBetweenEvents(this.readable)) return;
+    this.silence.broken(nowMs);
+    if (!this.sink.write(heartbeat(this.readable.hasIdOrRetry))) this.block();
   }
 
-  return {
-    chunk(bytes) {
-      if (state === 'over' || state === 'ending') return;
-      if (meter === undefined) return relayBytes(bytes);
-      if (chunkCount++ % OVERHEAD_SAMPLE === 0) readAtMs = parts.now();
-      if (pending === '') queueMicrotask(flush);
-      pending += bytes.toString('latin1');
-    },
-
-    end() {
-      flush();
-      if (state === 'unheard') finish('client_closed');
-      if (state === 'over' || state === 'ending') return;
-      const isWhole = meter === undefined || !isEventStream || isEncoded || meter.isOff || meter.hasError || meter.isComplete;
-      if (isWhole) endWell();
-      else breakOff({ detail: parts.errorOf('upstream_truncated'), outcome: 'upstream_truncated' });
-    },
-
-    break(why) {
-      flush();
-      if (state === 'over' || state === 'ending') return;
-      source.abort();
-      if (state === 'unheard') finish('client_closed');
-      else if (isSaid() && !isEncoded) endWell();
-      else breakOff(why);
-    },
-
-    drained() {
-      if (state !== 'blocked') return;
-      state = 'flowing';
-      silence.resume(parts.now());
-      parts.onPhase('stream');
-      source.resume();
-    },
-
-    flushed: () => finish(goodOutcome()),
-
-    clientGone: leave,
-
-    readOn() {
-      if (state === 'over' || state === 'ending' || isSaid()) {
-        leave();
-        return;
-      }
-      const isBlocked = state === 'blocked';
-      state = 'unheard';
-      if (isBlocked) source.resume();
-    },
-
-    judge(nowMs) {
-      if (state === 'over' || state === 'unheard') return;
-      if (state === 'flowing') return judgeSilence(nowMs);
-      if (sink.heldBytes !== heldBytes) {
-        heldBytes = sink.heldBytes;
-        progressAtMs = nowMs;
-      } else if (nowMs - progressAtMs > bounds.clientStallMs) {
-        if (state !== 'ending') source.abort();
-        sink.destroy();
-        finish('client_stalled');
-      }
-    },
-  };
-
-  function judgeSilence(nowMs: number): void {
-    const verdict = silence.judge(nowMs);
+  private judgeSilence(nowMs: number): void {
+    const verdict = this.silence.judge(nowMs);
     if (verdict === undefined) return;
     if (verdict === 'beat') {
-      beat(nowMs);
+      this.beat(nowMs);
       return;
     }
-    source.abort();
-    if (verdict === 'idle') breakOff({ detail: parts.errorOf('upstream_idle_timeout'), outcome: 'timeout_idle' });
-    else breakOff({ detail: parts.errorOf('upstream_timeout'), outcome: 'timeout_first_byte' });
+    this.source.abort();
+    if (verdict === 'idle') this.breakOff({ detail: this.parts.errorOf('upstream_idle_timeout'), outcome: 'timeout_idle' });
+    else this.breakOff({ detail: this.parts.errorOf('upstream_timeout'), outcome: 'timeout_first_byte' });
+  }
+
+  chunk(bytes: Buffer): void {
+    if (this.state === 'over' || this.state === 'ending') return;
+    if (this.meter === undefined) {
+      this.relayBytes(bytes);
+      return;
+    }
+    if (this.chunkCount++ % OVERHEAD_SAMPLE === 0) this.readAtMs = this.parts.now();
+    if (this.pending === '') queueMicrotask(this.flushSoon);
+    this.pending += bytes.toString('latin1');
+  }
+
+  end(): void {
+    this.flush();
+    if (this.state === 'unheard') this.finish('client_closed');
+    if (this.state === 'over' || this.state === 'ending') return;
+    const isWhole =
+      this.meter === undefined || !this.isEventStream || this.isEncoded || this.meter.isOff || this.meter.hasError || this.meter.isComplete;
+    if (isWhole) this.endWell();
+    else this.breakOff({ detail: this.parts.errorOf('upstream_truncated'), outcome: 'upstream_truncated' });
+  }
+
+  break(why: Break): void {
+    this.flush();
+    if (this.state === 'over' || this.state === 'ending') return;
+    this.source.abort();
+    if (this.state === 'unheard') this.finish('client_closed');
+    else if (this.isSaid() && !this.isEncoded) this.endWell();
+    else this.breakOff(why);
+  }
+
+  drained(): void {
+    if (this.state !== 'blocked') return;
+    this.state = 'flowing';
+    this.silence.resume(this.parts.now());
+    this.parts.onPhase('stream');
+    this.source.resume();
+  }
+
+  flushed(): void {
+    this.finish(this.goodOutcome());
+  }
+
+  readOn(): void {
+    if (this.state === 'over' || this.state === 'ending' || this.isSaid()) {
+      this.clientGone();
+      return;
+    }
+    const isBlocked = this.state === 'blocked';
+    this.state = 'unheard';
+    if (isBlocked) this.source.resume();
+  }
+
+  judge(nowMs: number): void {
+    if (this.state === 'over' || this.state === 'unheard') return;
+    if (this.state === 'flowing') this.judgeSilence(nowMs);
+    else this.judgeStall(nowMs);
+  }
+
+  private judgeStall(nowMs: number): void {
+    if (this.sink.heldBytes !== this.heldBytes) {
+      this.heldBytes = this.sink.heldBytes;
+      this.progressAtMs = nowMs;
+    } else if (nowMs - this.progressAtMs > this.bounds.clientStallMs) {
+      if (this.state !== 'ending') this.source.abort();
+      this.sink.destroy();
+      this.finish('client_stalled');
+    }
   }
 }
 

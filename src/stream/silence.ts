@@ -34,33 +34,50 @@ export interface Silence {
 
 /** Counters are compared at each beat of the clock, so that an event costs nothing here. */
 export function createSilence({ bounds, sentAtMs, nowMs: startedAtMs, meaning, bytes }: SilenceParts): Silence {
-  let meaningSeen = 0;
-  let meaningAtMs = startedAtMs;
-  let bytesSeen = 0;
-  let downAtMs = startedAtMs;
+  return new SilenceWatch({ bounds, sentAtMs, nowMs: startedAtMs, meaning, bytes });
+}
 
-  return {
-    judge(nowMs) {
-      if (bytes() !== bytesSeen) {
-        bytesSeen = bytes();
-        downAtMs = nowMs;
-      }
-      if (meaning() !== meaningSeen) {
-        meaningSeen = meaning();
-        meaningAtMs = nowMs;
-      } else if (meaningSeen === 0 && nowMs - sentAtMs > bounds.firstByteMs) {
-        return 'noFirstByte';
-      } else if (meaningSeen > 0 && nowMs - meaningAtMs > bounds.idleMs) {
-        return 'idle';
-      }
-      return nowMs - downAtMs >= bounds.heartbeatMs ? 'beat' : undefined;
-    },
-    resume(nowMs) {
-      meaningAtMs = nowMs;
-      downAtMs = nowMs;
-    },
-    broken(nowMs) {
-      downAtMs = nowMs;
-    },
-  };
+class SilenceWatch implements Silence {
+  private readonly bounds: SilenceParts['bounds'];
+  private readonly sentAtMs: SilenceParts['sentAtMs'];
+  private readonly meaning: SilenceParts['meaning'];
+  private readonly bytes: SilenceParts['bytes'];
+  private meaningSeen = 0;
+  private meaningAtMs: number;
+  private bytesSeen = 0;
+  private downAtMs: number;
+
+  constructor({ bounds, sentAtMs, nowMs: startedAtMs, meaning, bytes }: SilenceParts) {
+    this.bounds = bounds;
+    this.sentAtMs = sentAtMs;
+    this.meaning = meaning;
+    this.bytes = bytes;
+    this.meaningAtMs = startedAtMs;
+    this.downAtMs = startedAtMs;
+  }
+
+  judge(nowMs: number): 'noFirstByte' | 'idle' | 'beat' | undefined {
+    if (this.bytes() !== this.bytesSeen) {
+      this.bytesSeen = this.bytes();
+      this.downAtMs = nowMs;
+    }
+    if (this.meaning() !== this.meaningSeen) {
+      this.meaningSeen = this.meaning();
+      this.meaningAtMs = nowMs;
+    } else if (this.meaningSeen === 0 && nowMs - this.sentAtMs > this.bounds.firstByteMs) {
+      return 'noFirstByte';
+    } else if (this.meaningSeen > 0 && nowMs - this.meaningAtMs > this.bounds.idleMs) {
+      return 'idle';
+    }
+    return nowMs - this.downAtMs >= this.bounds.heartbeatMs ? 'beat' : undefined;
+  }
+
+  resume(nowMs: number): void {
+    this.meaningAtMs = nowMs;
+    this.downAtMs = nowMs;
+  }
+
+  broken(nowMs: number): void {
+    this.downAtMs = nowMs;
+  }
 }

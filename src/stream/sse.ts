@@ -37,189 +37,191 @@ export function createEventScanner(
   maxEventBytes = 1_048_576,
   onLongData?: (piece: string) => void,
 ): EventScanner {
-  let held = ''; // the start of a line that is not whole yet
-  let heldPieces = 0;
-  let isComment = false; // the held line is one
-  let name = '';
-  let lastName = '';
-  let data = '';
-  let hasData = false;
-  let hasFields = false;
-  let eventBytes = 0; // of the event's whole lines
-  let isSkipping = false;
-  let isPassing = false; // the held line is one of data, and goes to onLongData as it comes
-  let isStart = true;
-  let isAfterCr = false; // the last byte was a CR: an LF may belong to it
-  let hasLoneCr = false;
-  let hasIdOrRetry = false;
-  let hasOverflowed = false;
-  let eventCount = 0;
+  return new LineScanner(onEvent, maxEventBytes, onLongData);
+}
 
-  function dispatch(): void {
-    const isEvent = hasData || isSkipping;
-    const endedName = name;
-    const endedData = data;
-    reset(); // first, so that a fault in onEvent does not make one event of two
+class LineScanner implements EventScanner {
+  private readonly onEvent: (name: string, data: string) => void;
+  private readonly maxEventBytes: number;
+  private readonly onLongData: ((piece: string) => void) | undefined;
+  private held = ''; // the start of a line that is not whole yet
+  private heldPieces = 0;
+  private isComment = false; // the held line is one
+  private name = '';
+  private lastName = '';
+  private data = '';
+  private hasData = false;
+  private hasFields = false;
+  private eventBytes = 0; // of the event's whole lines
+  private isSkipping = false;
+  private isPassing = false; // the held line is one of data, and goes to onLongData as it comes
+  private isStart = true;
+  private isAfterCr = false; // the last byte was a CR: an LF may belong to it
+  private hasLoneCr = false;
+  hasIdOrRetry = false;
+  hasOverflowed = false;
+  eventCount = 0;
+
+  constructor(onEvent: (name: string, data: string) => void, maxEventBytes: number, onLongData: ((piece: string) => void) | undefined) {
+    this.onEvent = onEvent;
+    this.maxEventBytes = maxEventBytes;
+    this.onLongData = onLongData;
+  }
+
+  private dispatch(): void {
+    const isEvent = this.hasData || this.isSkipping;
+    const endedName = this.name;
+    const endedData = this.data;
+    this.reset(); // first, so that a fault in onEvent does not make one event of two
     if (!isEvent) return;
-    eventCount++;
-    onEvent(endedName, endedData);
+    this.eventCount++;
+    this.onEvent(endedName, endedData);
   }
 
-  function reset(): void {
-    name = data = '';
-    hasData = hasFields = isSkipping = false;
-    eventBytes = 0;
+  private reset(): void {
+    this.name = this.data = '';
+    this.hasData = this.hasFields = this.isSkipping = false;
+    this.eventBytes = 0;
   }
 
-  function skip(): void {
-    if (!isSkipping && hasData) onLongData?.(data);
-    isSkipping = hasOverflowed = true;
-    data = '';
+  private skip(): void {
+    if (!this.isSkipping && this.hasData) this.onLongData?.(this.data);
+    this.isSkipping = this.hasOverflowed = true;
+    this.data = '';
   }
 
   /** Reads the line `text[start, end)`. */
-  function readLine(text: string, start: number, end: number): void {
-    if (isStart) {
-      isStart = false;
+  private readLine(text: string, start: number, end: number): void {
+    if (this.isStart) {
+      this.isStart = false;
       if (text.startsWith(BOM, start)) start += BOM.length;
     }
-    if (start === end) dispatch();
-    else readField(text, start, end);
+    if (start === end) this.dispatch();
+    else this.readField(text, start, end);
   }
 
-  function readField(text: string, start: number, end: number): void {
+  private readField(text: string, start: number, end: number): void {
     const first = text.charCodeAt(start);
     if (first === COLON) return;
-    hasFields = true;
-    eventBytes += end - start;
-    if (eventBytes > maxEventBytes) skip();
-    if (first === 100 && isField('data', text, start, end)) readData(text.slice(valueStart(4, text, start, end), end));
-    else if (first === 101) readEventField(text, start, end);
-    else if (isField('id', text, start, end) || isField('retry', text, start, end)) hasIdOrRetry = true;
+    this.hasFields = true;
+    this.eventBytes += end - start;
+    if (this.eventBytes > this.maxEventBytes) this.skip();
+    if (first === 100 && isField('data', text, start, end)) this.readData(text.slice(valueStart(4, text, start, end), end));
+    else if (first === 101) this.readEventField(text, start, end);
+    else if (isField('id', text, start, end) || isField('retry', text, start, end)) this.hasIdOrRetry = true;
   }
 
-  function readData(value: string): void {
-    if (isOver() && (value.startsWith('{') || value === '[DONE]')) endHere();
-    addData(value);
-    if (value === '[DONE]') endHere(); // maybe nothing follows
+  private readData(value: string): void {
+    if (this.isOver() && (value.startsWith('{') || value === '[DONE]')) this.endHere();
+    this.addData(value);
+    if (value === '[DONE]') this.endHere(); // maybe nothing follows
   }
 
   /** No JSON text goes on with `{`, or with an error, on the line behind one that ends so. */
-  function isOver(): boolean {
-    return hasData && data.endsWith('}');
+  private isOver(): boolean {
+    return this.hasData && this.data.endsWith('}');
   }
 
   /** Ends an event before its blank line, which may never come. */
-  function endHere(): void {
-    if (isSkipping) return;
-    dispatch();
-    hasFields = true;
+  private endHere(): void {
+    if (this.isSkipping) return;
+    this.dispatch();
+    this.hasFields = true;
   }
 
-  function addData(value: string): void {
-    if (isSkipping) {
-      if (!isPassing) onLongData?.(`\n${value}`);
+  private addData(value: string): void {
+    if (this.isSkipping) {
+      if (!this.isPassing) this.onLongData?.(`\n${value}`);
       return;
     }
-    data = hasData ? `${data}\n${value}` : value;
-    hasData = true;
+    this.data = this.hasData ? `${this.data}\n${value}` : value;
+    this.hasData = true;
   }
 
-  function readEventField(text: string, start: number, end: number): void {
+  private readEventField(text: string, start: number, end: number): void {
     if (isField('event', text, start, end)) {
-      if (!isSkipping) name = readName(text.slice(valueStart(5, text, start, end), end));
+      if (!this.isSkipping) this.name = this.readName(text.slice(valueStart(5, text, start, end), end));
     } else if (isField('error', text, start, end)) {
-      if (isOver()) endHere();
-      name = 'error';
-      addData(text.slice(valueStart(5, text, start, end), end));
+      if (this.isOver()) this.endHere();
+      this.name = 'error';
+      this.addData(text.slice(valueStart(5, text, start, end), end));
     }
   }
 
   /** Most events have the name of the one before; a copy of its own keeps a chunk from living on for the sake of a name. */
-  function readName(value: string): string {
-    if (value !== lastName) lastName = Buffer.from(value, 'latin1').toString('latin1');
-    return lastName;
+  private readName(value: string): string {
+    if (value !== this.lastName) this.lastName = Buffer.from(value, 'latin1').toString('latin1');
+    return this.lastName;
   }
 
-  function hold(piece: string): void {
+  private hold(piece: string): void {
     if (piece === '') return;
-    if (held === '') {
-      isComment = piece.charCodeAt(0) === COLON;
-      heldPieces = 0;
-    } else if (++heldPieces % FLATTEN_EACH === 0) isComment = held.charCodeAt(0) === COLON;
-    if (!isSkipping && !isComment && eventBytes + held.length + piece.length > maxEventBytes) skip();
-    held += piece;
-    if (isComment) held = ':';
-    else if (isSkipping) pass(piece);
+    if (this.held === '') {
+      this.isComment = piece.charCodeAt(0) === COLON;
+      this.heldPieces = 0;
+    } else if (++this.heldPieces % FLATTEN_EACH === 0) this.isComment = this.held.charCodeAt(0) === COLON;
+    if (!this.isSkipping && !this.isComment && this.eventBytes + this.held.length + piece.length > this.maxEventBytes) this.skip();
+    this.held += piece;
+    if (this.isComment) this.held = ':';
+    else if (this.isSkipping) this.pass(piece);
   }
 
   /** Of a line in an event that is given up, `piece` came last. */
-  function pass(piece: string): void {
-    if (isPassing) onLongData?.(piece);
-    else if (held.startsWith('data:')) {
-      isPassing = true;
-      onLongData?.(`\n${held.slice(5)}`);
+  private pass(piece: string): void {
+    if (this.isPassing) this.onLongData?.(piece);
+    else if (this.held.startsWith('data:')) {
+      this.isPassing = true;
+      this.onLongData?.(`\n${this.held.slice(5)}`);
     }
-    held = held.slice(0, KEPT_BYTES);
+    this.held = this.held.slice(0, KEPT_BYTES);
   }
 
-  function readHeldLine(rest: string): void {
-    hold(rest);
-    const line = held;
-    held = '';
-    readLine(line, 0, line.length);
-    isPassing = false;
+  private readHeldLine(rest: string): void {
+    this.hold(rest);
+    const line = this.held;
+    this.held = '';
+    this.readLine(line, 0, line.length);
+    this.isPassing = false;
   }
 
   /** A piece that is one event of one line of data, as most are where models are slower than networks: 0.2 µs instead of 0.4. */
-  function takeWhole(bytes: string): boolean {
+  private takeWhole(bytes: string): boolean {
     const end = bytes.length - 2;
-    if (held !== '' || hasFields || isAfterCr || bytes.charCodeAt(0) !== 100 || bytes.indexOf('\n') !== end) return false;
-    if (bytes.charCodeAt(end + 1) !== LF || end > maxEventBytes || !isField('data', bytes, 0, end) || bytes.includes('\r')) return false;
-    isStart = false;
-    eventCount++;
-    onEvent('', bytes.slice(valueStart(4, bytes, 0, end), end));
+    if (this.held !== '' || this.hasFields || this.isAfterCr || bytes.charCodeAt(0) !== 100 || bytes.indexOf('\n') !== end) return false;
+    if (bytes.charCodeAt(end + 1) !== LF || end > this.maxEventBytes || !isField('data', bytes, 0, end) || bytes.includes('\r'))
+      return false;
+    this.isStart = false;
+    this.eventCount++;
+    this.onEvent('', bytes.slice(valueStart(4, bytes, 0, end), end));
     return true;
   }
 
-  function scan(bytes: string): void {
-    if (bytes === '' || takeWhole(bytes)) return;
-    let start = isAfterCr && bytes.charCodeAt(0) === LF ? 1 : 0;
-    if (isAfterCr && start === 0) hasLoneCr = true;
-    isAfterCr = false;
+  scan(bytes: string): void {
+    if (bytes === '' || this.takeWhole(bytes)) return;
+    let start = this.isAfterCr && bytes.charCodeAt(0) === LF ? 1 : 0;
+    if (this.isAfterCr && start === 0) this.hasLoneCr = true;
+    this.isAfterCr = false;
     let lf = bytes.indexOf('\n', start);
     let cr = bytes.indexOf('\r', start);
     while (lf >= 0 || cr >= 0) {
       const end = lf < 0 || (cr >= 0 && cr < lf) ? cr : lf;
-      if (held === '') readLine(bytes, start, end);
-      else readHeldLine(bytes.slice(start, end));
+      if (this.held === '') this.readLine(bytes, start, end);
+      else this.readHeldLine(bytes.slice(start, end));
       start = end + 1;
       if (end === cr) {
-        if (start === bytes.length) isAfterCr = true;
+        if (start === bytes.length) this.isAfterCr = true;
         else if (bytes.charCodeAt(start) === LF) start++;
-        else hasLoneCr = true;
+        else this.hasLoneCr = true;
         cr = bytes.indexOf('\r', start);
       }
       if (lf >= 0 && lf < start) lf = bytes.indexOf('\n', start);
     }
-    hold(bytes.slice(start));
+    this.hold(bytes.slice(start));
   }
 
-  return {
-    scan,
-    get isEventOpen() {
-      return hasFields || held !== '' || (isAfterCr && !hasLoneCr);
-    },
-    get hasIdOrRetry() {
-      return hasIdOrRetry;
-    },
-    get eventCount() {
-      return eventCount;
-    },
-    get hasOverflowed() {
-      return hasOverflowed;
-    },
-  };
+  get isEventOpen(): boolean {
+    return this.hasFields || this.held !== '' || (this.isAfterCr && !this.hasLoneCr);
+  }
 }
 
 /** The line is `field`, alone or with a colon behind it. */

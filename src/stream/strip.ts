@@ -1,7 +1,7 @@
 // Takes out of an event stream the token usage that is in it only because Sluicegate asked, and holds back nothing else.
 // WHATWG HTML 9.2.6; works on binary strings: one latin1 character per byte.
 import type { Strip } from '../upstream/ask.ts';
-import { createUsageCut, lineEnd, MAX_EVENT_BYTES, nextLine } from './usage-cut.ts';
+import { createUsageCut, lineEnd, MAX_EVENT_BYTES, nextLine, type UsageCut } from './usage-cut.ts';
 
 export interface UsageStrip {
   /** Looks at the next bytes of the body (latin1), cut anywhere; returns what may go down now. */
@@ -17,126 +17,136 @@ export interface UsageStrip {
  * out: only then, because its `choices: []` may stand behind anything. A usage chunk whose data line never ends goes down with the rest.
  */
 export function createUsageStrip(strip: Strip): UsageStrip {
-  let out = '';
-  let endsInCr = false;
-  const cut = createUsageCut(strip, emit);
-  let line = ''; // not whole yet
-  let isMidLine = false;
-  let isComment = false; // the line, or the last one that was whole
-  let gathered = ''; // whole lines of an event
-  let comments = ''; // those among them
-  let data: string | undefined;
-  let dropping: 'nothing' | 'rest' | 'blanks' = 'nothing'; // of the usage chunk, behind its data
+  return new GatheringStrip(strip);
+}
 
-  function emit(bytes: string): void {
-    out += bytes;
+class GatheringStrip implements UsageStrip {
+  private readonly strip: Strip;
+  private out = '';
+  private endsInCr = false;
+  private readonly cut: UsageCut;
+  private line = ''; // not whole yet
+  private isMidLine = false;
+  private isComment = false; // the line, or the last one that was whole
+  private gathered = ''; // whole lines of an event
+  private comments = ''; // those among them
+  private data: string | undefined;
+  private dropping: 'nothing' | 'rest' | 'blanks' = 'nothing'; // of the usage chunk, behind its data
+
+  constructor(strip: Strip) {
+    this.strip = strip;
+    this.cut = createUsageCut(strip, (bytes) => this.emit(bytes));
+  }
+
+  private emit(bytes: string): void {
+    this.out += bytes;
   }
 
   /** Takes one line, or what has come of it; returns where it stopped. A comment goes down at once, unless it is within an event. */
-  function gather(bytes: string, start: number): number {
+  private gather(bytes: string, start: number): number {
     const end = lineEnd(bytes, start);
     const next = nextLine(bytes, end);
-    if (!isMidLine) isComment = bytes.charCodeAt(start) === 58;
-    isMidLine = end === bytes.length;
-    if (isComment && gathered === '') emit(bytes.slice(start, next));
-    else line += bytes.slice(start, next);
-    if (isComment && dropping === 'blanks') dropping = 'nothing';
-    if (!isMidLine) takeLine();
-    else if (gathered.length + line.length > MAX_EVENT_BYTES) pass(true);
+    if (!this.isMidLine) this.isComment = bytes.charCodeAt(start) === 58;
+    this.isMidLine = end === bytes.length;
+    if (this.isComment && this.gathered === '') this.emit(bytes.slice(start, next));
+    else this.line += bytes.slice(start, next);
+    if (this.isComment && this.dropping === 'blanks') this.dropping = 'nothing';
+    if (!this.isMidLine) this.takeLine();
+    else if (this.gathered.length + this.line.length > MAX_EVENT_BYTES) this.pass(true);
     return next;
   }
 
-  function takeLine(): void {
-    const whole = line;
-    line = '';
-    if (isComment) {
-      gathered += whole; // both '' where it has gone down already
-      comments += whole;
-    } else takeField(whole, dataOf(whole));
+  private takeLine(): void {
+    const whole = this.line;
+    this.line = '';
+    if (this.isComment) {
+      this.gathered += whole; // both '' where it has gone down already
+      this.comments += whole;
+    } else this.takeField(whole, dataOf(whole));
   }
 
-  function takeField(whole: string, value: string | undefined): void {
+  private takeField(whole: string, value: string | undefined): void {
     const isBlank = /^[\r\n]/.test(whole);
-    if (dropping !== 'nothing') goOnDropping(isBlank, value !== undefined);
-    if (dropping !== 'nothing') return;
-    gathered += whole;
-    if (value !== undefined) takeData(value);
-    else if (isBlank) endEvent();
+    if (this.dropping !== 'nothing') this.goOnDropping(isBlank, value !== undefined);
+    if (this.dropping !== 'nothing') return;
+    this.gathered += whole;
+    if (value !== undefined) this.takeData(value);
+    else if (isBlank) this.endEvent();
   }
 
   /** To the usage chunk belong the fields behind its data, and the blank lines behind them. */
-  function goOnDropping(isBlank: boolean, isData: boolean): void {
-    if (isBlank) dropping = 'blanks';
-    else if (isData || dropping === 'blanks') dropping = 'nothing';
+  private goOnDropping(isBlank: boolean, isData: boolean): void {
+    if (isBlank) this.dropping = 'blanks';
+    else if (isData || this.dropping === 'blanks') this.dropping = 'nothing';
   }
 
   /** Most data is one line. More are joined and judged once, at the event's end, or it would be quadratic. */
-  function takeData(value: string): void {
-    const isOne = data === undefined;
-    data = isOne ? value : `${data}\n${value}`;
-    const isTooLong = gathered.length > MAX_EVENT_BYTES;
-    const verdict = isOne && !isTooLong ? judge(data) : 'partial';
-    if (verdict === 'usage') drop('rest');
-    else if (isTooLong || verdict === 'other') pass(isTooLong);
+  private takeData(value: string): void {
+    const isOne = this.data === undefined;
+    this.data = isOne ? value : `${this.data}\n${value}`;
+    const isTooLong = this.gathered.length > MAX_EVENT_BYTES;
+    const verdict = isOne && !isTooLong ? judge(this.data) : 'partial';
+    if (verdict === 'usage') this.drop('rest');
+    else if (isTooLong || verdict === 'other') this.pass(isTooLong);
   }
 
-  function endEvent(): void {
-    if (data !== undefined && judge(data) === 'usage') drop('blanks');
-    else pass(false);
+  private endEvent(): void {
+    if (this.data !== undefined && judge(this.data) === 'usage') this.drop('blanks');
+    else this.pass(false);
   }
 
   /** Leaves the usage chunk out; or lets it go as it is, where the client asked for it. */
-  function drop(next: 'rest' | 'blanks'): void {
-    if (!strip.final) {
-      pass(true);
+  private drop(next: 'rest' | 'blanks'): void {
+    if (!this.strip.final) {
+      this.pass(true);
       return;
     }
-    emit(comments);
-    forget();
-    dropping = next;
+    this.emit(this.comments);
+    this.forget();
+    this.dropping = next;
   }
 
   /** Lets go what was gathered, by the way of all events. */
-  function pass(isUncut: boolean): void {
-    const bytes = gathered + line;
-    forget();
-    cut.walkAll(bytes, isUncut);
+  private pass(isUncut: boolean): void {
+    const bytes = this.gathered + this.line;
+    this.forget();
+    this.cut.walkAll(bytes, isUncut);
   }
 
-  function forget(): void {
-    gathered = comments = line = '';
-    data = undefined;
-    dropping = 'nothing';
-    isMidLine = false;
+  private forget(): void {
+    this.gathered = this.comments = this.line = '';
+    this.data = undefined;
+    this.dropping = 'nothing';
+    this.isMidLine = false;
   }
 
   /** The second half of a CRLF goes where the first has gone. */
-  function takeLf(): void {
-    if (gathered !== '') gathered += '\n';
-    if (gathered !== '' && isComment) comments += '\n';
-    if (gathered === '' && (isComment || dropping === 'nothing')) cut.takeLf();
+  private takeLf(): void {
+    if (this.gathered !== '') this.gathered += '\n';
+    if (this.gathered !== '' && this.isComment) this.comments += '\n';
+    if (this.gathered === '' && (this.isComment || this.dropping === 'nothing')) this.cut.takeLf();
   }
 
-  return {
-    next(bytes) {
-      out = '';
-      let start = endsInCr && bytes.startsWith('\n') ? 1 : 0;
-      if (start === 1) takeLf();
-      if (bytes !== '') endsInCr = bytes.endsWith('\r');
-      while (start < bytes.length) start = cut.isFinished ? gather(bytes, start) : cut.walk(bytes, start);
-      return out;
-    },
-    rest() {
-      out = '';
-      cut.release();
-      const bytes = out + gathered + line;
-      forget();
-      return bytes;
-    },
-    get heldBytes() {
-      return cut.held.length + gathered.length + line.length;
-    },
-  };
+  next(bytes: string): string {
+    this.out = '';
+    let start = this.endsInCr && bytes.startsWith('\n') ? 1 : 0;
+    if (start === 1) this.takeLf();
+    if (bytes !== '') this.endsInCr = bytes.endsWith('\r');
+    while (start < bytes.length) start = this.cut.isFinished ? this.gather(bytes, start) : this.cut.walk(bytes, start);
+    return this.out;
+  }
+
+  rest(): string {
+    this.out = '';
+    this.cut.release();
+    const bytes = this.out + this.gathered + this.line;
+    this.forget();
+    return bytes;
+  }
+
+  get heldBytes(): number {
+    return this.cut.held.length + this.gathered.length + this.line.length;
+  }
 }
 
 /** The value of a `data` line, without its line break; undefined for other lines. */

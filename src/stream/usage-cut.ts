@@ -47,323 +47,328 @@ export interface UsageCut {
 
 /** For one stream. A top-level `usage` member goes with the comma before it (behind it, where it is the first); the rest goes to `emit`. */
 export function createUsageCut(strip: Strip, emit: (bytes: string) => void): UsageCut {
-  const choices = createChoicesWalk();
-  let text = ''; // what is being walked
-  let at = 0;
-  let from = 0; // first byte of `text` that has not been emitted
-  let limit = 0; // the line's end in `text`, or the end of `text`
-  let walked = 0; // bytes walked before `text`
-  let held = ''; // of a member that may have to go: its bytes in earlier pieces
-  let holdAt = -1; // and where it begins in `text`; -1 for none
-  // The line and the object in its data:
-  let place = LINE;
-  let suspended = START; // the place to go on from in the next `data:` line of the event
-  let matched = 0; // of `data:`, or of `null`
-  let objectStart = 0;
-  let isUncut = false;
-  let isFirst = false; // no member has gone out before this one
-  let key = '';
-  let isUsage = false; // the member may have to go
-  let isEscaped = false;
-  // The last line's beginning, up to its choices: equal bytes lead to the same place, and need not be walked again.
-  let known: readonly string[] = []; // literals, with a number between each two
-  let knownObject = 0; // where its object begins
-  let fruitless = 0;
-  let lineAt = -1; // where the line began in `text`; -1 where in an earlier piece
+  return new MemberCut(strip, emit);
+}
 
-  function release(): void {
-    if (held !== '') emit(held);
-    held = '';
-    holdAt = -1;
+class MemberCut implements UsageCut {
+  private readonly strip: Strip;
+  private readonly emit: (bytes: string) => void;
+  private readonly choices = createChoicesWalk();
+  private text = ''; // what is being walked
+  private at = 0;
+  private from = 0; // first byte of `text` that has not been emitted
+  private limit = 0; // the line's end in `text`, or the end of `text`
+  private walked = 0; // bytes walked before `text`
+  held = ''; // of a member that may have to go: its bytes in earlier pieces
+  private holdAt = -1; // and where it begins in `text`; -1 for none
+  // The line and the object in its data:
+  private place = LINE;
+  private suspended = START; // the place to go on from in the next `data:` line of the event
+  private matched = 0; // of `data:`, or of `null`
+  private objectStart = 0;
+  private isUncut = false;
+  private isFirst = false; // no member has gone out before this one
+  private key = '';
+  private isUsage = false; // the member may have to go
+  private isEscaped = false;
+  // The last line's beginning, up to its choices: equal bytes lead to the same place, and need not be walked again.
+  private known: readonly string[] = []; // literals, with a number between each two
+  private knownObject = 0; // where its object begins
+  private fruitless = 0;
+  private lineAt = -1; // where the line began in `text`; -1 where in an earlier piece
+
+  constructor(strip: Strip, emit: (bytes: string) => void) {
+    this.strip = strip;
+    this.emit = emit;
   }
 
-  function cutOut(end: number): void {
-    if (isTooLong(end)) {
-      release();
+  release(): void {
+    if (this.held !== '') this.emit(this.held);
+    this.held = '';
+    this.holdAt = -1;
+  }
+
+  private cutOut(end: number): void {
+    if (this.isTooLong(end)) {
+      this.release();
       return;
     }
-    emit(text.slice(from, holdAt));
-    held = '';
-    holdAt = -1;
-    from = end;
+    this.emit(this.text.slice(this.from, this.holdAt));
+    this.held = '';
+    this.holdAt = -1;
+    this.from = end;
   }
 
-  function isTooLong(end: number): boolean {
-    return walked + end - objectStart > MAX_EVENT_BYTES;
+  private isTooLong(end: number): boolean {
+    return this.walked + end - this.objectStart > MAX_EVENT_BYTES;
   }
 
-  function breakOff(): void {
-    release();
-    place = suspended = OTHER;
+  private breakOff(): void {
+    this.release();
+    this.place = this.suspended = OTHER;
   }
 
   /** Goes on behind the closing quote; false where the line or piece ends first. */
-  function passString(): boolean {
-    const quote = closingQuote(text, isEscaped ? at + 1 : at, limit);
-    isEscaped = quote > limit;
-    at = Math.min(quote + 1, limit);
-    return quote < limit;
+  private passString(): boolean {
+    const quote = closingQuote(this.text, this.isEscaped ? this.at + 1 : this.at, this.limit);
+    this.isEscaped = quote > this.limit;
+    this.at = Math.min(quote + 1, this.limit);
+    return quote < this.limit;
   }
 
-  function beginKey(): void {
-    if (place === FIRST_CUT) cutOut(at - 1);
-    isFirst = place !== KEY;
-    if (isFirst) holdAt = at - 1;
-    key = '';
-    place = IN_KEY;
+  private beginKey(): void {
+    if (this.place === FIRST_CUT) this.cutOut(this.at - 1);
+    this.isFirst = this.place !== KEY;
+    if (this.isFirst) this.holdAt = this.at - 1;
+    this.key = '';
+    this.place = IN_KEY;
   }
 
-  function passKey(): void {
-    const start = at;
-    const isWhole = passString();
-    const end = isWhole ? at - 1 : at;
-    const length = key.length + end - start;
-    if (isWhole ? length === 5 || length === 7 : length <= 7) key += text.slice(start, end);
-    else key = '-';
+  private passKey(): void {
+    const start = this.at;
+    const isWhole = this.passString();
+    const end = isWhole ? this.at - 1 : this.at;
+    const length = this.key.length + end - start;
+    if (isWhole ? length === 5 || length === 7 : length <= 7) this.key += this.text.slice(start, end);
+    else this.key = '-';
     if (!isWhole) return;
-    isUsage = key === 'usage';
-    if (!isUsage) keepMember();
-    place = COLON;
+    this.isUsage = this.key === 'usage';
+    if (!this.isUsage) this.keepMember();
+    this.place = COLON;
   }
 
-  function keepMember(): void {
-    release();
-    isFirst = false;
+  private keepMember(): void {
+    this.release();
+    this.isFirst = false;
   }
 
-  function keepUsage(): void {
-    keepMember();
-    isUsage = false;
+  private keepUsage(): void {
+    this.keepMember();
+    this.isUsage = false;
   }
 
-  function beginValue(code: number): void {
-    if (isUsage && !mayGo(code)) keepUsage();
-    if (code === 34) place = STRING;
-    else if (code === 123 || code === 91) beginNested(code);
+  private beginValue(code: number): void {
+    if (this.isUsage && !this.mayGo(code)) this.keepUsage();
+    if (code === 34) this.place = STRING;
+    else if (code === 123 || code === 91) this.beginNested(code);
     else if (isScalar(code)) {
-      place = SCALAR;
-      matched = 0;
-      at--;
-    } else breakOff();
+      this.place = SCALAR;
+      this.matched = 0;
+      this.at--;
+    } else this.breakOff();
   }
 
   /** Only what goes if it turns out whole is held any longer: `null`, zeros, and running totals. */
-  function mayGo(code: number): boolean {
-    return code === 110 ? strip.final : code === 123;
+  private mayGo(code: number): boolean {
+    return code === 110 ? this.strip.final : code === 123;
   }
 
-  function beginNested(code: number): void {
-    const isChoices = key === 'choices' && code === 91;
-    if (isChoices) learnLine();
-    choices.begin(isChoices);
-    place = NESTED;
+  private beginNested(code: number): void {
+    const isChoices = this.key === 'choices' && code === 91;
+    if (isChoices) this.learnLine();
+    this.choices.begin(isChoices);
+    this.place = NESTED;
   }
 
-  function passNested(): void {
-    const start = at;
-    at = choices.read(text, at, limit);
+  private passNested(): void {
+    const start = this.at;
+    this.at = this.choices.read(this.text, this.at, this.limit);
     // Not zeros, however it goes on.
-    if (isUsage && !strip.running && /[1-9]/.test(text.slice(start, at))) keepUsage();
-    if (!choices.isOpen) endNested();
+    if (this.isUsage && !this.strip.running && /[1-9]/.test(this.text.slice(start, this.at))) this.keepUsage();
+    if (!this.choices.isOpen) this.endNested();
   }
 
-  function passScalar(): void {
-    while (at < limit && isScalar(text.charCodeAt(at))) {
-      if (isUsage && text.charCodeAt(at) !== 'null'.charCodeAt(matched++)) keepUsage();
-      at++;
+  private passScalar(): void {
+    while (this.at < this.limit && isScalar(this.text.charCodeAt(this.at))) {
+      if (this.isUsage && this.text.charCodeAt(this.at) !== 'null'.charCodeAt(this.matched++)) this.keepUsage();
+      this.at++;
     }
-    if (at < limit) endScalar();
+    if (this.at < this.limit) this.endScalar();
   }
 
-  function endScalar(): void {
-    if (isUsage && matched !== 4) keepUsage();
-    endValue();
+  private endScalar(): void {
+    if (this.isUsage && this.matched !== 4) this.keepUsage();
+    this.endValue();
   }
 
-  function endNested(): void {
-    if (isUsage && holdAt >= 0 && !strip.running && !isZeros(held + text.slice(holdAt, at))) keepUsage();
-    endValue();
+  private endNested(): void {
+    if (this.isUsage && this.holdAt >= 0 && !this.strip.running && !isZeros(this.held + this.text.slice(this.holdAt, this.at)))
+      this.keepUsage();
+    this.endValue();
   }
 
-  function endValue(): void {
-    const goes = isUsage && holdAt >= 0;
-    place = goes && isFirst ? FIRST_CUT : COMMA;
-    if (goes && !isFirst) cutOut(at);
+  private endValue(): void {
+    const goes = this.isUsage && this.holdAt >= 0;
+    this.place = goes && this.isFirst ? FIRST_CUT : COMMA;
+    if (goes && !this.isFirst) this.cutOut(this.at);
   }
 
   /** Takes one byte between tokens. */
-  function step(): void {
-    const code = text.charCodeAt(at++);
-    if (place === COMMA && holdAt < 0 && (code === 44 || code === 32 || code === 9)) holdAt = at - 1;
+  private step(): void {
+    const code = this.text.charCodeAt(this.at++);
+    if (this.place === COMMA && this.holdAt < 0 && (code === 44 || code === 32 || code === 9)) this.holdAt = this.at - 1;
     if (code === 32 || code === 9) return;
-    if (place === VALUE) beginValue(code);
-    else if (place === COLON && code === 58) place = VALUE;
-    else if (place === COMMA && code === 44) place = KEY;
-    else if (code === 34 && (place === KEY || place === FIRST_KEY || place === FIRST_CUT)) beginKey();
-    else if (place === START && code === 123) beginObject();
-    else if (code === 125 && (place === COMMA || place === FIRST_KEY || place === FIRST_CUT)) endObject();
-    else if (place !== FIRST_CUT || code !== 44) breakOff();
+    if (this.place === VALUE) this.beginValue(code);
+    else if (this.place === COLON && code === 58) this.place = VALUE;
+    else if (this.place === COMMA && code === 44) this.place = KEY;
+    else if (code === 34 && (this.place === KEY || this.place === FIRST_KEY || this.place === FIRST_CUT)) this.beginKey();
+    else if (this.place === START && code === 123) this.beginObject();
+    else if (code === 125 && (this.place === COMMA || this.place === FIRST_KEY || this.place === FIRST_CUT)) this.endObject();
+    else if (this.place !== FIRST_CUT || code !== 44) this.breakOff();
   }
 
-  function beginObject(): void {
-    objectStart = isUncut ? -MAX_EVENT_BYTES : walked + at; // as if it were too long
-    isUncut = false;
-    place = FIRST_KEY;
+  private beginObject(): void {
+    this.objectStart = this.isUncut ? -MAX_EVENT_BYTES : this.walked + this.at; // as if it were too long
+    this.isUncut = false;
+    this.place = FIRST_KEY;
   }
 
-  function endObject(): void {
-    if (place === FIRST_CUT) cutOut(at - 1);
-    else release();
-    place = END;
+  private endObject(): void {
+    if (this.place === FIRST_CUT) this.cutOut(this.at - 1);
+    else this.release();
+    this.place = END;
   }
 
-  function readJson(): void {
-    while (at < limit) {
-      if (place === IN_KEY) passKey();
-      else if (place === STRING) passString() && endValue();
-      else if (place === NESTED) passNested();
-      else if (place === SCALAR) passScalar();
-      else if (place === OTHER) at = limit;
-      else step();
+  private readJson(): void {
+    while (this.at < this.limit) {
+      if (this.place === IN_KEY) this.passKey();
+      else if (this.place === STRING) this.passString() && this.endValue();
+      else if (this.place === NESTED) this.passNested();
+      else if (this.place === SCALAR) this.passScalar();
+      else if (this.place === OTHER) this.at = this.limit;
+      else this.step();
     }
   }
 
-  function learnLine(): void {
-    const object = objectStart - walked - lineAt;
-    if (lineAt < from || object < 0) return; // begun elsewhere, or cut already
-    if (++fruitless > MAX_FRUITLESS && fruitless % 16 !== 0) return;
-    const begun = Buffer.from(text.slice(lineAt, at), 'latin1').toString('latin1'); // a slice would keep the whole piece
-    known = begun.split(LONG_NUMBER);
-    knownObject = object;
+  private learnLine(): void {
+    const object = this.objectStart - this.walked - this.lineAt;
+    if (this.lineAt < this.from || object < 0) return; // begun elsewhere, or cut already
+    if (++this.fruitless > MAX_FRUITLESS && this.fruitless % 16 !== 0) return;
+    const begun = Buffer.from(this.text.slice(this.lineAt, this.at), 'latin1').toString('latin1'); // a slice would keep the whole piece
+    this.known = begun.split(LONG_NUMBER);
+    this.knownObject = object;
   }
 
   /**
    * Goes to the choices at once, where the line begins as the last one did, but for numbers, which change nothing about where
    * things stand: 0.5 µs of 0.9 for an event of 330 bytes.
    */
-  function skipKnown(): boolean {
-    lineAt = at;
-    if (known.length === 0 || isUncut || !isOutside()) return false;
-    const end = endOfKnown();
+  private skipKnown(): boolean {
+    this.lineAt = this.at;
+    if (this.known.length === 0 || this.isUncut || !this.isOutside()) return false;
+    const end = this.endOfKnown();
     if (end < 0) return false;
-    objectStart = walked + at + knownObject;
-    at = end;
-    fruitless = 0;
-    choices.begin(true);
-    place = NESTED;
+    this.objectStart = this.walked + this.at + this.knownObject;
+    this.at = end;
+    this.fruitless = 0;
+    this.choices.begin(true);
+    this.place = NESTED;
     return true;
   }
 
   /** Behind what is known of the line that begins here; -1 where it begins in another way. */
-  function endOfKnown(): number {
-    let end = at;
-    for (let i = 0; i < known.length; i++) {
-      const start = i === 0 ? at : behindDigits(text, end);
+  private endOfKnown(): number {
+    let end = this.at;
+    for (let i = 0; i < this.known.length; i++) {
+      const start = i === 0 ? this.at : behindDigits(this.text, end);
       if (i > 0 && start === end) return -1;
-      const literal = known[i]!;
+      const literal = this.known[i]!;
       end = start + literal.length;
-      if (text.slice(start, end) !== literal) return -1;
+      if (this.text.slice(start, end) !== literal) return -1;
     }
     return end;
   }
 
   /** `data:` at the start of a line, byte by byte; a blank line ends the event. */
-  function readLineStart(): void {
-    const code = text.charCodeAt(at);
-    if (code === DATA.charCodeAt(matched)) {
-      if (matched > 0 || !skipKnown()) passDataByte();
-    } else if (code === BOM.charCodeAt(walked + at)) at++;
-    else if (matched === 0 && (code === 10 || code === 13)) {
-      release();
-      suspended = START;
-      at = nextLine(text, at);
-    } else passOver();
+  private readLineStart(): void {
+    const code = this.text.charCodeAt(this.at);
+    if (code === DATA.charCodeAt(this.matched)) {
+      if (this.matched > 0 || !this.skipKnown()) this.passDataByte();
+    } else if (code === BOM.charCodeAt(this.walked + this.at)) this.at++;
+    else if (this.matched === 0 && (code === 10 || code === 13)) {
+      this.release();
+      this.suspended = START;
+      this.at = nextLine(this.text, this.at);
+    } else this.passOver();
   }
 
-  function passDataByte(): void {
-    at++;
-    if (++matched < DATA.length) return;
-    matched = 0;
-    place = suspended === END ? START : suspended; // no blank line between events: SambaNova, DeepInfra
+  private passDataByte(): void {
+    this.at++;
+    if (++this.matched < DATA.length) return;
+    this.matched = 0;
+    this.place = this.suspended === END ? START : this.suspended; // no blank line between events: SambaNova, DeepInfra
   }
 
   /** A line without data: an object that is open does not survive it. */
-  function passOver(): void {
-    release();
-    matched = 0;
-    place = OTHER;
-    if (!isOutside()) suspended = OTHER;
+  private passOver(): void {
+    this.release();
+    this.matched = 0;
+    this.place = OTHER;
+    if (!this.isOutside()) this.suspended = OTHER;
   }
 
-  function isOutside(): boolean {
-    return suspended === START || suspended === END;
+  private isOutside(): boolean {
+    return this.suspended === START || this.suspended === END;
   }
 
-  function readLine(): void {
-    limit = lineEnd(text, at);
-    readJson();
-    if (limit < text.length) endLine();
+  private readLine(): void {
+    this.limit = lineEnd(this.text, this.at);
+    this.readJson();
+    if (this.limit < this.text.length) this.endLine();
   }
 
-  function endLine(): void {
-    if (place === SCALAR) endScalar();
-    if (place === STRING || place === IN_KEY || (place === NESTED && choices.isInString)) breakOff();
-    if (place !== OTHER) suspended = place;
-    isEscaped = false;
-    matched = 0;
-    place = LINE;
-    at = nextLine(text, limit);
+  private endLine(): void {
+    if (this.place === SCALAR) this.endScalar();
+    if (this.place === STRING || this.place === IN_KEY || (this.place === NESTED && this.choices.isInString)) this.breakOff();
+    if (this.place !== OTHER) this.suspended = this.place;
+    this.isEscaped = false;
+    this.matched = 0;
+    this.place = LINE;
+    this.at = nextLine(this.text, this.limit);
   }
 
-  function isFinished(): boolean {
-    return place === LINE && matched === 0 && isOutside() && choices.areFinished;
+  private ownIsFinished(): boolean {
+    return this.place === LINE && this.matched === 0 && this.isOutside() && this.choices.areFinished;
   }
 
-  function walk(bytes: string, start: number): number {
-    text = bytes;
-    at = from = start;
-    lineAt = -1;
-    walked -= start;
-    holdAt = held === '' ? -1 : start;
+  walk(bytes: string, start: number): number {
+    this.text = bytes;
+    this.at = this.from = start;
+    this.lineAt = -1;
+    this.walked -= start;
+    this.holdAt = this.held === '' ? -1 : start;
     do {
-      if (place === LINE) readLineStart();
-      else readLine();
-    } while (at < text.length && !isFinished());
-    settle();
-    walked += at;
-    text = '';
-    return at;
+      if (this.place === LINE) this.readLineStart();
+      else this.readLine();
+    } while (this.at < this.text.length && !this.ownIsFinished());
+    this.settle();
+    this.walked += this.at;
+    this.text = '';
+    return this.at;
   }
 
-  function walkAll(bytes: string, uncut: boolean): void {
-    isUncut = uncut;
-    for (let start = 0; start < bytes.length; ) start = walk(bytes, start);
+  walkAll(bytes: string, uncut: boolean): void {
+    this.isUncut = uncut;
+    for (let start = 0; start < bytes.length; ) start = this.walk(bytes, start);
   }
 
   /** Emits what has been walked, up to a member that may have to go. */
-  function settle(): void {
-    const isOther = place === IN_KEY && !'usage'.startsWith(key);
-    if (isOther || isTooLong(at)) release();
-    const end = holdAt < 0 ? at : holdAt;
-    emit(text.slice(from, end));
-    held += text.slice(end, at);
+  private settle(): void {
+    const isOther = this.place === IN_KEY && !'usage'.startsWith(this.key);
+    if (isOther || this.isTooLong(this.at)) this.release();
+    const end = this.holdAt < 0 ? this.at : this.holdAt;
+    this.emit(this.text.slice(this.from, end));
+    this.held += this.text.slice(end, this.at);
   }
 
-  return {
-    walk,
-    walkAll,
-    takeLf() {
-      if (held === '') emit('\n');
-      else held += '\n';
-    },
-    get isFinished() {
-      return isFinished();
-    },
-    get held() {
-      return held;
-    },
-    release,
-  };
+  takeLf(): void {
+    if (this.held === '') this.emit('\n');
+    else this.held += '\n';
+  }
+
+  get isFinished(): boolean {
+    return this.ownIsFinished();
+  }
 }
 
 function behindDigits(text: string, start: number): number {

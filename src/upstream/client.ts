@@ -114,7 +114,7 @@ export function createUpstreamClient(upstream: UpstreamSettings, probeMs?: numbe
   const all = new Set<Connection>();
   /** Those that may have room, the one used last at the end: it is the one least likely to have been closed by the other side. */
   const free: Record<Kind, Connection[]> = { whole: [], streamed: [], shared: [] };
-  const queue = new Map<(connection: Connection) => void, Kind>();
+  const queue = new Set<PooledCall>();
   /** How many calls the next connection is expected to take; the last one tells. */
   let expectedRoom = upstream.http2 ? CALLS_PER_CONNECTION : 1;
   let isRetired = false;
@@ -179,60 +179,75 @@ export function createUpstreamClient(upstream: UpstreamSettings, probeMs?: numbe
   }
 
   function serveQueue(): void {
-    for (const [begin, kind] of queue) {
-      const connection = take(kind);
+    for (const call of queue) {
+      const connection = take(call.kind);
       // Thousands may wait: they are not all looked at where no connection of any kind has room.
       if (connection === undefined && Object.values(free).every(({ length }) => length === 0)) return;
       if (connection === undefined) continue;
-      queue.delete(begin);
-      begin(connection);
+      queue.delete(call);
+      call.begin(connection);
     }
   }
 
-  function send(request: UpstreamRequest, events: UpstreamEvents): UpstreamCall {
-    const kind = kindOf(request);
-    let carried: Carried | undefined;
-    let isRefused = false;
+  /** It takes its connection now, or queues for one. */
+  class PooledCall implements UpstreamCall {
+    readonly kind: Kind;
+    /** Until it cannot come back any more: its body may be large, and the answer long. */
+    private request: UpstreamRequest | undefined;
+    private readonly events: UpstreamEvents;
+    private carried: Carried | undefined;
+    private isRefused = false;
 
-    function begin(connection: Connection): void {
-      carried = connection.send(request, events, giveBack);
-      if (connection.room <= 0 && free[kind].at(-1) === connection) free[kind].pop();
+    constructor(request: UpstreamRequest, events: UpstreamEvents) {
+      this.request = request;
+      this.events = events;
+      this.kind = kindOf(request);
+      const connection = take(this.kind);
+      if (connection === undefined) queue.add(this);
+      else this.begin(connection);
+    }
+
+    begin(connection: Connection): void {
+      const request = this.request!;
+      if (this.kind !== 'shared') this.request = undefined;
+      this.carried = connection.send(request, this.events, (why) => this.giveBack(why));
+      if (connection.room <= 0 && free[this.kind].at(-1) === connection) free[this.kind].pop();
     }
 
     /** It keeps its place: whoever came later is served later. */
-    function giveBack(why: 'unsent' | 'refused'): void {
-      carried = undefined;
-      if (why === 'refused' && isRefused) {
-        events.onFail({ kind: 'reset', detail: 'HTTP2_REFUSED_STREAM' });
+    private giveBack(why: 'unsent' | 'refused'): void {
+      this.carried = undefined;
+      if (why === 'refused' && this.isRefused) {
+        this.events.onFail({ kind: 'reset', detail: 'HTTP2_REFUSED_STREAM' });
         return;
       }
-      isRefused ||= why === 'refused';
+      this.isRefused ||= why === 'refused';
       const later = [...queue];
       queue.clear();
-      queue.set(begin, kind);
-      for (const [waiter, its] of later) queue.set(waiter, its);
+      for (const call of [this, ...later]) queue.add(call);
       serveQueue();
     }
 
-    const connection = take(kind);
-    if (connection === undefined) queue.set(begin, kind);
-    else begin(connection);
+    get isQueued(): boolean {
+      return queue.has(this);
+    }
 
-    return {
-      get isQueued() {
-        return queue.has(begin);
-      },
-      abort(onClosed) {
-        if (queue.delete(begin)) onClosed?.();
-        else carried?.abort(onClosed);
-      },
-      pause: () => carried?.pause(),
-      resume: () => carried?.resume(),
-    };
+    abort(onClosed?: () => void): void {
+      if (queue.delete(this)) onClosed?.();
+      else this.carried?.abort(onClosed);
+    }
+
+    pause(): void {
+      this.carried?.pause();
+    }
+
+    resume(): void {
+      this.carried?.resume();
+    }
   }
 
   return {
-    send,
+    send: (request, events) => new PooledCall(request, events),
     counts() {
       const idle = [...all].filter((connection) => connection.isIdle).length;
       return { active: all.size - idle, idle, queued: queue.size };

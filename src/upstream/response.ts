@@ -6,7 +6,7 @@ export interface ResponseEvents {
   /** The final status and its raw headers; interim responses (1xx) are not told. */
   onHead(status: number, headers: HeaderList): void;
   /** The next bytes of the body, without framing: a view that is valid during the call only. */
-  onBody(bytes: Buffer): void;
+  onChunk(bytes: Buffer): void;
 }
 
 export interface ResponseReader {
@@ -68,27 +68,38 @@ type Place =
 
 /** @param method of the request: an answer to HEAD has no body, whatever its headers say (RFC 9112 6.3) */
 export function createResponseReader(method: string, events: ResponseEvents): ResponseReader {
-  let place: Place = 'head';
-  let text = ''; // of a head or trailer that is not whole yet
-  let leftBytes = 0; // of a body with a length, or of a chunk
-  let digits = 0;
-  let extensionBytes = 0;
-  let isStopped = false;
-  let isPersistent = false;
-  let hasExcess = false;
-  let keepAliveMs: number | undefined;
+  return new StrictReader(method, events);
+}
+
+class StrictReader implements ResponseReader {
+  private readonly method: string;
+  private readonly events: ResponseEvents;
+  private place: Place = 'head';
+  private text = ''; // of a head or trailer that is not whole yet
+  private leftBytes = 0; // of a body with a length, or of a chunk
+  private digits = 0;
+  private extensionBytes = 0;
+  private isStopped = false;
+  private isPersistent = false;
+  private hasExcess = false;
+  keepAliveMs: number | undefined;
+
+  constructor(method: string, events: ResponseEvents) {
+    this.method = method;
+    this.events = events;
+  }
 
   /** Reads as far as these bytes go. Returns where it stopped, or a fault. */
-  function read(bytes: Buffer): ResponseFault | undefined {
+  read(bytes: Buffer): ResponseFault | undefined {
     let at = 0;
-    while (at < bytes.length && !isStopped) {
-      if (place === 'complete') {
-        hasExcess = true;
+    while (at < bytes.length && !this.isStopped) {
+      if (this.place === 'complete') {
+        this.hasExcess = true;
         return undefined;
       }
-      const next = step(bytes, at);
+      const next = this.step(bytes, at);
       if (typeof next === 'string') {
-        place = 'broken';
+        this.place = 'broken';
         return next;
       }
       at = next;
@@ -96,72 +107,72 @@ export function createResponseReader(method: string, events: ResponseEvents): Re
     return undefined;
   }
 
-  function step(bytes: Buffer, at: number): number | ResponseFault {
-    if (place === 'chunk' || place === 'length') return readCounted(bytes, at);
-    if (place === 'head' || place === 'trailer') return readFields(bytes, at);
-    if (place === 'untilEnd') {
-      events.onBody(bytes.subarray(at));
+  private step(bytes: Buffer, at: number): number | ResponseFault {
+    if (this.place === 'chunk' || this.place === 'length') return this.readCounted(bytes, at);
+    if (this.place === 'head' || this.place === 'trailer') return this.readFields(bytes, at);
+    if (this.place === 'untilEnd') {
+      this.events.onChunk(bytes.subarray(at));
       return bytes.length;
     }
-    return readChunkFraming(bytes, at);
+    return this.readChunkFraming(bytes, at);
   }
 
-  function readCounted(bytes: Buffer, at: number): number {
-    const end = Math.min(bytes.length, at + leftBytes);
-    leftBytes -= end - at;
-    events.onBody(at === 0 && end === bytes.length ? bytes : bytes.subarray(at, end));
-    if (leftBytes === 0) {
-      if (place === 'chunk') place = 'chunkCr';
-      else place = 'complete';
+  private readCounted(bytes: Buffer, at: number): number {
+    const end = Math.min(bytes.length, at + this.leftBytes);
+    this.leftBytes -= end - at;
+    this.events.onChunk(at === 0 && end === bytes.length ? bytes : bytes.subarray(at, end));
+    if (this.leftBytes === 0) {
+      if (this.place === 'chunk') this.place = 'chunkCr';
+      else this.place = 'complete';
     }
     return end;
   }
 
   /** RFC 9112 7.1: `SIZE [;EXTENSION] CRLF BYTES CRLF`. Line ends are CRLF and nothing else: who takes a bare LF reads another body. */
-  function readChunkFraming(bytes: Buffer, at: number): number | ResponseFault {
+  private readChunkFraming(bytes: Buffer, at: number): number | ResponseFault {
     const byte = bytes[at]!;
-    if (place === 'size') {
+    if (this.place === 'size') {
       const digit = hexOf(byte);
       if (digit >= 0) {
-        leftBytes = leftBytes * 16 + digit;
-        return ++digits > MAX_SIZE_DIGITS ? 'MALFORMED_CHUNK' : at + 1;
+        this.leftBytes = this.leftBytes * 16 + digit;
+        return ++this.digits > MAX_SIZE_DIGITS ? 'MALFORMED_CHUNK' : at + 1;
       }
-      if (digits === 0 || (byte !== CR && byte !== SEMICOLON)) return 'MALFORMED_CHUNK';
-      place = byte === CR ? 'sizeLf' : 'extension';
-    } else if (place === 'extension') {
-      if (byte === CR) place = 'sizeLf';
-      else if (++extensionBytes > MAX_EXTENSION_BYTES || !isFieldByte(byte)) return 'MALFORMED_CHUNK';
-    } else if (place === 'sizeLf') {
+      if (this.digits === 0 || (byte !== CR && byte !== SEMICOLON)) return 'MALFORMED_CHUNK';
+      this.place = byte === CR ? 'sizeLf' : 'extension';
+    } else if (this.place === 'extension') {
+      if (byte === CR) this.place = 'sizeLf';
+      else if (++this.extensionBytes > MAX_EXTENSION_BYTES || !isFieldByte(byte)) return 'MALFORMED_CHUNK';
+    } else if (this.place === 'sizeLf') {
       if (byte !== LF) return 'MALFORMED_CHUNK';
-      place = leftBytes === 0 ? 'trailer' : 'chunk';
-      text = '';
+      this.place = this.leftBytes === 0 ? 'trailer' : 'chunk';
+      this.text = '';
     } else {
-      if (byte !== (place === 'chunkCr' ? CR : LF)) return 'MALFORMED_CHUNK';
-      if (place === 'chunkLf') digits = leftBytes = extensionBytes = 0;
-      place = place === 'chunkCr' ? 'chunkLf' : 'size';
+      if (byte !== (this.place === 'chunkCr' ? CR : LF)) return 'MALFORMED_CHUNK';
+      if (this.place === 'chunkLf') this.digits = this.leftBytes = this.extensionBytes = 0;
+      this.place = this.place === 'chunkCr' ? 'chunkLf' : 'size';
     }
     return at + 1;
   }
 
   /** Lines up to an empty one: a head, or a trailer, of which nothing is told. */
-  function readFields(bytes: Buffer, at: number): number | ResponseFault {
-    const seen = text.length;
-    text += bytes.toString('latin1', at, Math.min(bytes.length, at + MAX_HEAD_BYTES + 4 - seen));
-    const isEmpty = place === 'trailer' && text.startsWith('\r\n');
-    const end = isEmpty ? 0 : text.indexOf('\r\n\r\n', Math.max(0, seen - 3));
+  private readFields(bytes: Buffer, at: number): number | ResponseFault {
+    const seen = this.text.length;
+    this.text += bytes.toString('latin1', at, Math.min(bytes.length, at + MAX_HEAD_BYTES + 4 - seen));
+    const isEmpty = this.place === 'trailer' && this.text.startsWith('\r\n');
+    const end = isEmpty ? 0 : this.text.indexOf('\r\n\r\n', Math.max(0, seen - 3));
     if (end < 0) {
-      if (text.length >= MAX_HEAD_BYTES + 4) return place === 'head' ? 'HEAD_TOO_LARGE' : 'MALFORMED_TRAILER';
+      if (this.text.length >= MAX_HEAD_BYTES + 4) return this.place === 'head' ? 'HEAD_TOO_LARGE' : 'MALFORMED_TRAILER';
       // A bare LF never becomes a line's end: it is not waited for.
       return bytes.length;
     }
-    const fields = text.slice(0, end);
-    text = '';
+    const fields = this.text.slice(0, end);
+    this.text = '';
     const taken = end + (isEmpty ? 2 : 4) - seen;
-    const fault = place === 'head' ? readHead(fields) : readTrailer(fields);
+    const fault = this.place === 'head' ? this.readHead(fields) : this.readTrailer(fields);
     return fault ?? at + taken;
   }
 
-  function readHead(fields: string): ResponseFault | undefined {
+  private readHead(fields: string): ResponseFault | undefined {
     const lines = fields.split('\r\n');
     const [, minor, code] = STATUS_LINE.exec(lines[0]!) ?? [];
     const headers = readLines(lines.slice(1));
@@ -169,15 +180,15 @@ export function createResponseReader(method: string, events: ResponseEvents): Re
     const status = Number(code);
     if (status === 101) return 'UNWANTED_UPGRADE';
     if (status < 200) return minor === '1' && isInterim(headers) ? undefined : 'MALFORMED_HEAD';
-    const fault = frame(status, minor === '1', headers);
+    const fault = this.frame(status, minor === '1', headers);
     if (fault !== undefined) return fault;
-    events.onHead(status, headers);
-    if (place === 'length' && leftBytes === 0) place = 'complete';
+    this.events.onHead(status, headers);
+    if (this.place === 'length' && this.leftBytes === 0) this.place = 'complete';
     return undefined;
   }
 
   /** How the body is delimited (RFC 9112 6.3), and whether the connection lasts (9.3). */
-  function frame(status: number, isHttp11: boolean, headers: HeaderList): ResponseFault | undefined {
+  private frame(status: number, isHttp11: boolean, headers: HeaderList): ResponseFault | undefined {
     const lengths: string[] = [];
     const codings: string[] = [];
     let options = '';
@@ -186,59 +197,56 @@ export function createResponseReader(method: string, events: ResponseEvents): Re
       if (name === 'content-length') lengths.push(headers[i + 1]!);
       else if (name === 'transfer-encoding') codings.push(headers[i + 1]!);
       else if (name === 'connection') options += `,${headers[i + 1]!.toLowerCase()}`;
-      else if (name === 'keep-alive') keepAliveMs = keepAliveOf(headers[i + 1]!);
+      else if (name === 'keep-alive') this.keepAliveMs = keepAliveOf(headers[i + 1]!);
     }
     const has = (option: string) => options.split(',').some((given) => given.trim() === option);
     // A server that answers HEAD with a body after all would have it taken for the next answer.
-    isPersistent = method !== 'HEAD' && (isHttp11 || has('keep-alive')) && !has('close');
+    this.isPersistent = this.method !== 'HEAD' && (isHttp11 || has('keep-alive')) && !has('close');
     const length = Number(lengths[0]);
     if (lengths.length + codings.length > 1 || (lengths.length === 1 && !(/^\d+$/.test(lengths[0]!) && Number.isSafeInteger(length)))) {
       return 'AMBIGUOUS_LENGTH';
     }
     if (codings.length === 1 && (codings[0]!.toLowerCase() !== 'chunked' || !isHttp11)) return 'UNKNOWN_CODING';
-    if (method === 'HEAD' || status === 204 || status === 304) {
-      place = 'length';
-      leftBytes = 0;
+    if (this.method === 'HEAD' || status === 204 || status === 304) {
+      this.place = 'length';
+      this.leftBytes = 0;
     } else if (codings.length === 1) {
-      place = 'size';
-      digits = leftBytes = extensionBytes = 0;
+      this.place = 'size';
+      this.digits = this.leftBytes = this.extensionBytes = 0;
     } else if (lengths.length === 1) {
-      place = 'length';
-      leftBytes = length;
+      this.place = 'length';
+      this.leftBytes = length;
     } else {
-      place = 'untilEnd';
-      isPersistent = false;
+      this.place = 'untilEnd';
+      this.isPersistent = false;
     }
     return undefined;
   }
 
-  function readTrailer(fields: string): ResponseFault | undefined {
+  private readTrailer(fields: string): ResponseFault | undefined {
     if (fields !== '' && readLines(fields.split('\r\n')) === undefined) return 'MALFORMED_TRAILER';
-    place = 'complete';
+    this.place = 'complete';
     return undefined;
   }
 
-  return {
-    read,
-    end() {
-      if (place === 'complete' || isStopped) return undefined;
-      if (place !== 'untilEnd') return 'CUT_SHORT';
-      place = 'complete';
-      return undefined;
-    },
-    get isComplete() {
-      return place === 'complete';
-    },
-    get isReusable() {
-      return place === 'complete' && isPersistent && !hasExcess;
-    },
-    get keepAliveMs() {
-      return keepAliveMs;
-    },
-    stop() {
-      isStopped = true;
-    },
-  };
+  end(): 'CUT_SHORT' | undefined {
+    if (this.place === 'complete' || this.isStopped) return undefined;
+    if (this.place !== 'untilEnd') return 'CUT_SHORT';
+    this.place = 'complete';
+    return undefined;
+  }
+
+  get isComplete(): boolean {
+    return this.place === 'complete';
+  }
+
+  get isReusable(): boolean {
+    return this.place === 'complete' && this.isPersistent && !this.hasExcess;
+  }
+
+  stop(): void {
+    this.isStopped = true;
+  }
 }
 
 /** Names and values, flat; undefined where a line is no field. */

@@ -22,162 +22,194 @@ const HAS_BODY = new Set(['POST', 'PUT', 'PATCH']);
 /** What would be another line. */
 const LINE_BREAK = /[\r\n\0]/;
 
-interface WireCall {
+class WireCall implements Carried {
   /** Until it has been sent. */
   request: UpstreamRequest | undefined;
   readonly events: UpstreamEvents;
+  private readonly connection: WireConnection;
+
+  constructor(request: UpstreamRequest, events: UpstreamEvents, connection: WireConnection) {
+    this.request = request;
+    this.events = events;
+    this.connection = connection;
+  }
+
+  abort(onClosed?: () => void): void {
+    this.connection.abort(this, onClosed);
+  }
+
+  pause(): void {
+    this.connection.pause(this);
+  }
+
+  resume(): void {
+    this.connection.resume(this);
+  }
 }
 
 /** One call at a time, so that giving it up is closing the socket and disturbs no other. Its socket is opened at once. */
-export function createWireConnection(authority: string, open: OpenWire, { onRoom, onGone }: ConnectionListener): Connection {
-  let opened: Socket | undefined;
-  let reader: ResponseReader | undefined;
-  let call: WireCall | undefined;
-  let isStarted = false;
-  let isPaused = false;
-  let isRetired = false;
-  let isOver = false;
-  let freeUntilMs = Number.POSITIVE_INFINITY;
-  let isRead = false; // by its own buffer
-  let idleTimer: NodeJS.Timeout | undefined;
+export function createWireConnection(authority: string, open: OpenWire, listener: ConnectionListener): Connection {
+  return new WireConnection(authority, open, listener);
+}
 
-  const opening = open(onOpened, {
-    buffer: readBuffer,
-    callback(length, bytes) {
-      isRead = true;
-      take((bytes as Buffer).subarray(0, length));
-      return true;
-    },
-  });
+class WireConnection implements Connection {
+  private readonly authority: string;
+  private readonly listener: ConnectionListener;
+  private opened: Socket | undefined;
+  private reader: ResponseReader | undefined;
+  private call: WireCall | undefined;
+  private isStarted = false;
+  private isPaused = false;
+  private isRetired = false;
+  private isOver = false;
+  private freeUntilMs = Number.POSITIVE_INFINITY;
+  private isRead = false; // by its own buffer
+  private idleTimer: NodeJS.Timeout | undefined;
+  private readonly opening: Opening;
 
-  function onOpened(error: Error | null, socket: Socket | null): void {
-    if (isOver) return;
+  constructor(authority: string, open: OpenWire, listener: ConnectionListener) {
+    this.authority = authority;
+    this.listener = listener;
+    this.opening = open((error, socket) => this.onOpened(error, socket), {
+      buffer: readBuffer,
+      callback: (length, bytes) => {
+        this.isRead = true;
+        this.take((bytes as Buffer).subarray(0, length));
+        return true;
+      },
+    });
+  }
+
+  private onOpened(error: Error | null, socket: Socket | null): void {
+    if (this.isOver) return;
     if (socket === null) {
-      fail(codeOf(error));
+      this.fail(codeOf(error));
       return;
     }
-    opened = socket;
-    socket.on('data', (bytes: Buffer) => isRead || take(bytes));
-    socket.on('error', (fault) => fail(codeOf(fault)));
-    socket.on('end', onEnd);
-    socket.on('close', () => fail('ECONNRESET'));
-    write();
+    this.opened = socket;
+    socket.on('data', (bytes: Buffer) => this.isRead || this.take(bytes));
+    socket.on('error', (fault) => this.fail(codeOf(fault)));
+    socket.on('end', () => this.onEnd());
+    socket.on('close', () => this.fail('ECONNRESET'));
+    this.write();
   }
 
-  function take(bytes: Buffer): void {
+  private take(bytes: Buffer): void {
     // Nobody was asked: it is an answer to nothing, and the next call must not get it.
-    if (reader === undefined) close();
-    else settle(reader, reader.read(bytes));
+    if (this.reader === undefined) this.close();
+    else this.settle(this.reader, this.reader.read(bytes));
   }
 
-  function onEnd(): void {
-    if (reader !== undefined) settle(reader, reader.end());
-    close();
+  private onEnd(): void {
+    if (this.reader !== undefined) this.settle(this.reader, this.reader.end());
+    this.close();
   }
 
   /** Once all that came has been read: what comes behind an answer speaks against its connection. */
-  function settle(by: ResponseReader, fault: string | undefined): void {
-    if (by !== reader) return;
-    if (fault !== undefined) fail(fault);
-    else if (by.isComplete) finish();
+  private settle(by: ResponseReader, fault: string | undefined): void {
+    if (by !== this.reader) return;
+    if (fault !== undefined) this.fail(fault);
+    else if (by.isComplete) this.finish();
   }
 
-  function fail(detail: string): void {
-    const failed = call;
-    close();
-    failed?.events.onFail({ kind: isStarted ? 'reset' : 'unreachable', detail });
+  private fail(detail: string): void {
+    const failed = this.call;
+    this.close();
+    failed?.events.onFail({ kind: this.isStarted ? 'reset' : 'unreachable', detail });
   }
 
-  function close(): void {
-    if (isOver) return;
-    isOver = true;
-    letGo();
-    clearTimeout(idleTimer);
-    opening.destroy();
-    opened?.destroy();
-    onGone();
+  close(): void {
+    if (this.isOver) return;
+    this.isOver = true;
+    this.letGo();
+    clearTimeout(this.idleTimer);
+    this.opening.destroy();
+    this.opened?.destroy();
+    this.listener.onGone();
   }
 
-  function letGo(): void {
-    reader?.stop();
-    reader = call = undefined;
+  private letGo(): void {
+    this.reader?.stop();
+    this.reader = this.call = undefined;
   }
 
-  function finish(): void {
-    const { events } = call!;
-    const { isReusable, keepAliveMs = IDLE_MS + IDLE_MARGIN_MS } = reader!;
-    letGo();
-    if (isReusable && !isRetired) rest(Math.min(keepAliveMs - IDLE_MARGIN_MS, LONGEST_IDLE_MS));
-    else close();
+  private finish(): void {
+    const { events } = this.call!;
+    const { isReusable, keepAliveMs = IDLE_MS + IDLE_MARGIN_MS } = this.reader!;
+    this.letGo();
+    if (isReusable && !this.isRetired) this.rest(Math.min(keepAliveMs - IDLE_MARGIN_MS, LONGEST_IDLE_MS));
+    else this.close();
     events.onEnd();
   }
 
   /** A paused socket would not show what comes, or that it ends. */
-  function rest(idleMs: number): void {
-    resume();
-    freeUntilMs = performance.now() + idleMs;
-    idleTimer = setTimeout(close, Math.max(0, idleMs)).unref();
-    onRoom();
+  private rest(idleMs: number): void {
+    this.goOn();
+    this.freeUntilMs = performance.now() + idleMs;
+    this.idleTimer = setTimeout(() => this.close(), Math.max(0, idleMs)).unref();
+    this.listener.onRoom();
   }
 
-  function resume(): void {
-    if (!isPaused) return;
-    isPaused = false;
-    opened?.resume();
+  private goOn(): void {
+    if (!this.isPaused) return;
+    this.isPaused = false;
+    this.opened?.resume();
   }
 
-  function write(): void {
-    const own = call;
-    if (own?.request === undefined || opened === undefined) return;
+  private write(): void {
+    const own = this.call;
+    if (own?.request === undefined || this.opened === undefined) return;
     const { request, events } = own;
     // What it sends may be large, and the answer long.
     own.request = undefined;
-    isStarted = true;
-    reader = createResponseReader(request.method, { onHead: events.onHead, onBody: events.onChunk });
+    this.isStarted = true;
+    this.reader = createResponseReader(request.method, events);
     events.onStart();
-    if (call !== own) return;
-    const head = headOf(request, authority);
-    if (head === undefined) fail('MALFORMED_REQUEST');
-    else writeTo(opened, head, request.body as Buffer | undefined, () => call === own && events.onSent());
+    if (this.call !== own) return;
+    const head = headOf(request, this.authority);
+    if (head === undefined) this.fail('MALFORMED_REQUEST');
+    else writeTo(this.opened, head, request.body as Buffer | undefined, () => this.call === own && events.onSent());
   }
 
-  return {
-    get room() {
-      return isOver || isRetired || call !== undefined || performance.now() >= freeUntilMs ? 0 : 1;
-    },
-    get isIdle() {
-      return call === undefined;
-    },
-    send(request, events): Carried {
-      const own: WireCall = { request, events };
-      call = own;
-      isStarted = false;
-      clearTimeout(idleTimer);
-      write();
-      return {
-        abort(onClosed) {
-          if (call !== own) return;
-          const socket = opened ?? opening.socket;
-          if (socket.closed) onClosed?.();
-          else if (onClosed !== undefined) socket.once('close', onClosed);
-          close();
-        },
-        pause() {
-          if (call !== own || isPaused) return;
-          isPaused = true;
-          opened?.pause();
-        },
-        resume() {
-          if (call === own) resume();
-        },
-      };
-    },
-    retire() {
-      isRetired = true;
-      if (call === undefined) close();
-    },
-    close,
-  };
+  get room(): number {
+    return this.isOver || this.isRetired || this.call !== undefined || performance.now() >= this.freeUntilMs ? 0 : 1;
+  }
+
+  get isIdle(): boolean {
+    return this.call === undefined;
+  }
+
+  send(request: UpstreamRequest, events: UpstreamEvents): Carried {
+    const own = new WireCall(request, events, this);
+    this.call = own;
+    this.isStarted = false;
+    clearTimeout(this.idleTimer);
+    this.write();
+    return own;
+  }
+
+  abort(call: WireCall, onClosed?: () => void): void {
+    if (this.call !== call) return;
+    const socket = this.opened ?? this.opening.socket;
+    if (socket.closed) onClosed?.();
+    else if (onClosed !== undefined) socket.once('close', onClosed);
+    this.close();
+  }
+
+  pause(call: WireCall): void {
+    if (this.call !== call || this.isPaused) return;
+    this.isPaused = true;
+    this.opened?.pause();
+  }
+
+  resume(call: WireCall): void {
+    if (this.call === call) this.goOn();
+  }
+
+  retire(): void {
+    this.isRetired = true;
+    if (this.call === undefined) this.close();
+  }
 }
 
 /** The request line and headers (RFC 9112 3, 5); undefined where a part has what would begin another line. */

@@ -25,7 +25,7 @@ function readAll(bytes: string, { method = 'GET', pieceBytes = Infinity, isClose
       if (read.status !== undefined) throw new Error('a second head');
       Object.assign(read, { status, headers });
     },
-    onBody(piece) {
+    onChunk(piece) {
       if (read.status === undefined || read.isEnded || piece.length === 0) throw new Error('a body where none is');
       read.body += piece.toString('latin1');
     },
@@ -76,7 +76,7 @@ t.test('well-formed responses, cut at every offset', async (t) => {
 });
 
 function createKeepAlive(value: string): number | undefined {
-  const reader = createResponseReader('GET', { onHead() {}, onBody() {} });
+  const reader = createResponseReader('GET', { onHead() {}, onChunk() {} });
   reader.read(Buffer.from(`HTTP/1.1 200 OK\r\nKeep-Alive: ${value}\r\nContent-Length: 0\r\n\r\n`));
   return reader.keepAliveMs;
 }

@@ -50,167 +50,154 @@ interface KnownShape {
 }
 
 export function createReader(interpreter: Interpreter): EventReader {
-  const shapes: KnownShape[] = [];
-  const lanes = createLanes();
-  let fruitless = 0;
-  let strange = 0; // events since one was like a known one
-  let passedOver = 0;
-  let contentCount = 0;
-  let meaningCount = 0;
-  let sequenceNumber = -1;
-  let model: string | undefined;
-  let usage: Usage | undefined;
-  let isUsageFinal = false;
-  let isPlaceholder = false;
-  let usageContent = 0; // contentCount when the usage came
-  let isTerminated = false;
-  let hasError = false;
+  return new InterpretingReader(interpreter);
+}
+
+class InterpretingReader implements EventReader, Findings {
+  private readonly interpreter: Interpreter;
+  private readonly shapes: KnownShape[] = [];
+  private readonly texts = createLanes();
+  readonly lanes = this.texts.all;
+  private fruitless = 0;
+  private strange = 0; // events since one was like a known one
+  private passedOver = 0;
+  contentCount = 0;
+  meaningCount = 0;
+  sequenceNumber = -1;
+  model: string | undefined;
+  usage: Usage | undefined;
+  isUsageFinal = false;
+  private isPlaceholder = false;
+  private usageContent = 0; // contentCount when the usage came
+  isTerminated = false;
+  hasError = false;
   // Of the event being interpreted:
-  let lastText = '';
-  let lastLane: OpenLane | undefined;
-  let textCount = 0;
-  let hasName = false;
-  let hasContent = false;
-  let hasMeaning = false;
-  let hasUsage = false;
+  private lastText = '';
+  private lastLane: OpenLane | undefined;
+  private textCount = 0;
+  private hasName = false;
+  private hasContent = false;
+  private hasMeaning = false;
+  private hasUsage = false;
 
-  const findings: Findings = {
-    addText(text, key) {
-      if (typeof text !== 'string' || text === '') return;
-      lastText = text;
-      lastLane = lanes.of(key);
-      lastLane.addDecoded(text);
-      textCount++;
-      hasContent = true;
-    },
-    addName(name, key, callId) {
-      if (typeof name !== 'string' || name === '') return;
-      const lane = lanes.of(key);
-      const call = typeof callId === 'string' && callId !== '' ? callId.slice(0, MAX_NAME_CHARS) : lane.lastCall;
-      if (lane.lastCall === call && lane.lastName === name) return;
-      lane.lastCall = call;
-      lane.lastName = name.slice(0, MAX_NAME_CHARS);
-      lane.addDecoded(name);
-      hasName = hasContent = true;
-    },
-    addOpaque(content) {
-      if (content) hasContent = true;
-    },
-    addMeaning() {
-      hasMeaning = true;
-    },
-    setModel(name) {
-      if (model === undefined && typeof name === 'string' && name !== '') model = name;
-    },
-    setUsage(value, isFinal, isOutputKnown = true) {
-      if (value === undefined) return;
-      usage = value;
-      isUsageFinal = isFinal;
-      isPlaceholder = !isOutputKnown;
-      hasUsage = hasMeaning = true;
-    },
-    setError() {
-      hasError = hasMeaning = true;
-    },
-    setTerminated(value) {
-      isTerminated = value;
-      hasMeaning = true;
-    },
-    get contentCount() {
-      return contentCount;
-    },
-  };
+  constructor(interpreter: Interpreter) {
+    this.interpreter = interpreter;
+  }
 
-  function read(name: string, data: string): void {
-    for (const { template, lane } of shapes) {
+  addText(text: unknown, key: string): void {
+    if (typeof text !== 'string' || text === '') return;
+    this.lastText = text;
+    this.lastLane = this.texts.of(key);
+    this.lastLane.addDecoded(text);
+    this.textCount++;
+    this.hasContent = true;
+  }
+
+  addName(name: unknown, key: string, callId: unknown): void {
+    if (typeof name !== 'string' || name === '') return;
+    const lane = this.texts.of(key);
+    const call = typeof callId === 'string' && callId !== '' ? callId.slice(0, MAX_NAME_CHARS) : lane.lastCall;
+    if (lane.lastCall === call && lane.lastName === name) return;
+    lane.lastCall = call;
+    lane.lastName = name.slice(0, MAX_NAME_CHARS);
+    lane.addDecoded(name);
+    this.hasName = this.hasContent = true;
+  }
+
+  addOpaque(content: unknown): void {
+    if (content) this.hasContent = true;
+  }
+
+  addMeaning(): void {
+    this.hasMeaning = true;
+  }
+
+  setModel(name: unknown): void {
+    if (this.model === undefined && typeof name === 'string' && name !== '') this.model = name;
+  }
+
+  setUsage(value: Usage | undefined, isFinal: boolean, isOutputKnown = true): void {
+    if (value === undefined) return;
+    this.usage = value;
+    this.isUsageFinal = isFinal;
+    this.isPlaceholder = !isOutputKnown;
+    this.hasUsage = this.hasMeaning = true;
+  }
+
+  setError(): void {
+    this.hasError = this.hasMeaning = true;
+  }
+
+  setTerminated(value: boolean): void {
+    this.isTerminated = value;
+    this.hasMeaning = true;
+  }
+
+  read(name: string, data: string): void {
+    for (const { template, lane } of this.shapes) {
       if (!template.match(name, data)) continue;
-      strange = 0;
-      if (fruitless > 0) fruitless--;
-      if (template.sequenceNumber >= 0) sequenceNumber = template.sequenceNumber;
+      this.strange = 0;
+      if (this.fruitless > 0) this.fruitless--;
+      if (template.sequenceNumber >= 0) this.sequenceNumber = template.sequenceNumber;
       lane.addRaw(template.text);
-      contentCount++;
-      meaningCount++;
+      this.contentCount++;
+      this.meaningCount++;
       return;
     }
-    parse(name, data);
+    this.parse(name, data);
   }
 
-  function parse(name: string, data: string): void {
-    textCount = 0;
-    hasName = hasContent = hasMeaning = hasUsage = false;
+  private parse(name: string, data: string): void {
+    this.textCount = 0;
+    this.hasName = this.hasContent = this.hasMeaning = this.hasUsage = false;
     const event = parseEvent(data);
     let isPlain = false;
-    if (event === undefined) readOther(name, data);
+    if (event === undefined) this.readOther(name, data);
     else {
-      if (typeof event.sequence_number === 'number') sequenceNumber = event.sequence_number;
-      isPlain = interpreter.interpret(event, name, findings);
+      if (typeof event.sequence_number === 'number') this.sequenceNumber = event.sequence_number;
+      isPlain = this.interpreter.interpret(event, name, this);
     }
-    if (hasContent) contentCount++;
-    if (hasContent || hasMeaning) meaningCount++;
-    if (hasUsage) usageContent = contentCount;
-    if (isPlain && textCount === 1 && !hasName && lastLane !== undefined) learn(name, data, lastText, lastLane);
+    if (this.hasContent) this.contentCount++;
+    if (this.hasContent || this.hasMeaning) this.meaningCount++;
+    if (this.hasUsage) this.usageContent = this.contentCount;
+    if (isPlain && this.textCount === 1 && !this.hasName && this.lastLane !== undefined)
+      this.learn(name, data, this.lastText, this.lastLane);
   }
 
-  function readOther(name: string, data: string): void {
-    hasMeaning = name !== 'ping';
-    if (name === 'error') findings.setError();
-    if (data.startsWith('[DONE]')) endWithDone();
-    interpreter.interpretOther?.(name, data, findings);
+  private readOther(name: string, data: string): void {
+    this.hasMeaning = name !== 'ping';
+    if (name === 'error') this.setError();
+    if (data.startsWith('[DONE]')) this.endWithDone();
+    this.interpreter.interpretOther?.(name, data, this);
   }
 
   /** Running totals that nothing followed were the final ones. */
-  function endWithDone(): void {
-    isTerminated = true;
-    if (usage !== undefined && !isPlaceholder && usageContent === contentCount) isUsageFinal = true;
+  private endWithDone(): void {
+    this.isTerminated = true;
+    if (this.usage !== undefined && !this.isPlaceholder && this.usageContent === this.contentCount) this.isUsageFinal = true;
   }
 
-  function learn(name: string, data: string, text: string, lane: OpenLane): void {
-    if (++strange > MAX_STRANGE) shapes.length = 0;
-    fruitless = Math.min(fruitless + 1, 4 * MAX_FRUITLESS);
-    if (fruitless > MAX_FRUITLESS && ++passedOver % 16 !== 0) return;
+  private learn(name: string, data: string, text: string, lane: OpenLane): void {
+    if (++this.strange > MAX_STRANGE) this.shapes.length = 0;
+    this.fruitless = Math.min(this.fruitless + 1, 4 * MAX_FRUITLESS);
+    if (this.fruitless > MAX_FRUITLESS && ++this.passedOver % 16 !== 0) return;
     const template = createTemplate(name, data, text);
     if (template === undefined) return;
-    shapes.unshift({ template, lane });
-    if (shapes.length > MAX_TEMPLATES) shapes.pop();
+    this.shapes.unshift({ template, lane });
+    if (this.shapes.length > MAX_TEMPLATES) this.shapes.pop();
   }
 
-  return {
-    read,
-    lanes: lanes.all,
-    get model() {
-      return model;
-    },
-    get usage() {
-      return usage;
-    },
-    get isUsageFinal() {
-      return isUsageFinal;
-    },
-    get isOutputKnown() {
-      return usage !== undefined && (isUsageFinal || (!isPlaceholder && usageContent === contentCount));
-    },
-    get isComplete() {
-      return isTerminated || (interpreter.isComplete?.() ?? false);
-    },
-    get isTerminated() {
-      return isTerminated;
-    },
-    get hasError() {
-      return hasError;
-    },
-    get sequenceNumber() {
-      return sequenceNumber;
-    },
-    get contentCount() {
-      return contentCount;
-    },
-    get meaningCount() {
-      return meaningCount;
-    },
-    get textLength() {
-      return lanes.textLength;
-    },
-  };
+  get isOutputKnown(): boolean {
+    return this.usage !== undefined && (this.isUsageFinal || (!this.isPlaceholder && this.usageContent === this.contentCount));
+  }
+
+  get isComplete(): boolean {
+    return this.isTerminated || (this.interpreter.isComplete?.() ?? false);
+  }
+
+  get textLength(): number {
+    return this.texts.textLength;
+  }
 }
 
 function parseEvent(data: string): JsonObject | undefined {

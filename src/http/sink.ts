@@ -1,5 +1,6 @@
 // The client's connection as the relay sees it: takes bytes, says when it is full, ends properly or is cut.
 import type { ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 import type { Sink } from '../stream/relay.ts';
 import { onStream, type StreamResponse } from './stream-message.ts';
 
@@ -19,51 +20,62 @@ const READ_GRACE_MS = 1000;
 export function createSink(response: ServerResponse, onDrain: () => void, options: { hasLength: boolean; graceMs: number }): Sink {
   const onHttp2 = onStream(response);
   if (onHttp2 !== undefined) return createStreamSink(onHttp2, onDrain, options.graceMs);
-  const direct = response.chunkedEncoding && response.socket !== null ? response.socket : undefined;
-  const drains = direct ?? response;
-  drains.on('drain', onDrain);
-  response.once('close', () => drains.off('drain', onDrain));
+  return new ResponseSink(response, onDrain, options);
+}
 
-  function close(): void {
-    const { socket } = response;
-    if (socket === null || socket.destroyed) return;
-    // Only a reset tells an HTTP/1.0 client that a body delimited by the connection's end is incomplete.
-    const isDelimitedByClose = !response.chunkedEncoding && !options.hasLength;
-    if (isDelimitedByClose) socket.write('', () => socket.resetAndDestroy());
-    else socket.destroySoon();
-    destroyAfter(options.graceMs);
+class ResponseSink implements Sink {
+  private readonly response: ServerResponse;
+  private readonly options: { readonly hasLength: boolean; readonly graceMs: number };
+  private readonly direct: Socket | undefined;
+
+  constructor(response: ServerResponse, onDrain: () => void, options: { hasLength: boolean; graceMs: number }) {
+    this.response = response;
+    this.options = options;
+    this.direct = response.chunkedEncoding && response.socket !== null ? response.socket : undefined;
+    const drains = this.direct ?? response;
+    drains.on('drain', onDrain);
+    response.once('close', () => drains.off('drain', onDrain));
   }
 
-  function destroyAfter(ms: number): void {
-    if (!Number.isFinite(ms)) return;
-    const timer = setTimeout(destroy, ms);
-    response.once('close', () => clearTimeout(timer));
+  get heldBytes(): number {
+    return this.response.socket?.writableLength ?? this.response.writableLength;
+  }
+
+  write(bytes: string | Buffer): boolean {
+    if (typeof bytes !== 'string') return this.response.write(bytes);
+    if (this.direct === undefined) return this.response.write(bytes, 'latin1');
+    return this.direct.write(`${bytes.length.toString(16)}\r\n${bytes}\r\n`, 'latin1');
+  }
+
+  end(): void {
+    this.response.end();
+  }
+
+  cut(): void {
+    const { socket } = this.response;
+    if (socket === null || socket.destroyed) return;
+    // Only a reset tells an HTTP/1.0 client that a body delimited by the connection's end is incomplete.
+    const isDelimitedByClose = !this.response.chunkedEncoding && !this.options.hasLength;
+    if (isDelimitedByClose) socket.write('', () => socket.resetAndDestroy());
+    else socket.destroySoon();
+    if (Number.isFinite(this.options.graceMs)) this.closeAfter(this.options.graceMs, () => this.destroy());
+  }
+
+  cutGently(): void {
+    this.closeAfter(READ_GRACE_MS, () => this.cut());
+  }
+
+  private closeAfter(ms: number, close: () => void): void {
+    const timer = setTimeout(close, ms);
+    this.response.once('close', () => clearTimeout(timer));
   }
 
   /** With a reset: behind a FIN the kernel keeps what the client does not take, up to 4 MB of it, for minutes. */
-  function destroy(): void {
+  destroy(): void {
     // By itself it would wait until all is written.
-    response.socket?.resetAndDestroy();
-    response.destroy();
+    this.response.socket?.resetAndDestroy();
+    this.response.destroy();
   }
-
-  return {
-    get heldBytes() {
-      return response.socket?.writableLength ?? response.writableLength;
-    },
-    write(bytes) {
-      if (typeof bytes !== 'string') return response.write(bytes);
-      if (direct === undefined) return response.write(bytes, 'latin1');
-      return direct.write(`${bytes.length.toString(16)}\r\n${bytes}\r\n`, 'latin1');
-    },
-    end: () => void response.end(),
-    cut: close,
-    cutGently() {
-      const timer = setTimeout(close, READ_GRACE_MS);
-      response.once('close', () => clearTimeout(timer));
-    },
-    destroy,
-  };
 }
 
 /** The same on an HTTP/2 stream, which what cuts it resets: its connection is other streams' as well. */

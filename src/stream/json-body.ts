@@ -33,7 +33,7 @@ class BomAwareBody implements JsonBody {
     this.head = undefined;
   }
 
-  observe(chunk: Buffer<ArrayBufferLike>): void {
+  observe(chunk: Buffer): void {
     if (this.members.isMalformed) return;
     const bytes = chunk.toString('latin1');
     if (this.head === undefined) this.members.scan(bytes);

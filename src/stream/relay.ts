@@ -132,13 +132,7 @@ class BodyRelay implements Relay {
     this.bounds = parts.bounds;
     this.flow = parts.flow;
     this.readable = this.isEventStream ? this.meter : undefined;
-    this.silence = createSilence({
-      bounds: this.bounds,
-      sentAtMs: parts.sentAtMs,
-      nowMs: parts.now(),
-      meaning: () => (this.readable === undefined || this.readable.isOff ? this.flow.bytesOut : this.readable.meaningCount),
-      bytes: () => this.flow.bytesOut,
-    });
+    this.silence = createSilence(parts.bounds, parts.sentAtMs, parts.now());
   }
 
   private finish(outcome: Outcome): void {
@@ -256,7 +250,9 @@ class BodyRelay implements Relay {
   }
 
   private judgeSilence(nowMs: number): void {
-    const verdict = this.silence.judge(nowMs);
+    const { readable, flow } = this;
+    const meaning = readable === undefined || readable.isOff ? flow.bytesOut : readable.meaningCount;
+    const verdict = this.silence.judge(nowMs, meaning, flow.bytesOut);
     if (verdict === undefined) return;
     if (verdict === 'beat') {
       this.beat(nowMs);

@@ -10,63 +10,52 @@ export interface SilenceBounds {
   readonly heartbeatMs: number;
 }
 
-export interface SilenceParts {
-  readonly bounds: SilenceBounds;
-  /** When the request had gone up. */
-  readonly sentAtMs: number;
-  readonly nowMs: number;
-  /** Grows with everything that has meaning: comments and pings are no sign of life of a model. */
-  meaning(): number;
-  /** Grows with every byte sent down. */
-  bytes(): number;
-}
-
 export type Verdict = 'noFirstByte' | 'idle' | 'beat' | undefined;
 
 export interface Silence {
-  /** Looks at the counters and says what is due, if anything. */
-  judge(nowMs: number): Verdict;
+  /**
+   * Compares the counters with what they were at the beat before, and says what is due, if anything: an event costs nothing here.
+   * @param meaning grows with everything that has meaning: comments and pings are no sign of life of a model
+   * @param bytes grows with every byte sent down
+   */
+  judge(nowMs: number, meaning: number, bytes: number): Verdict;
   /** A pause that was the client's doing is over: it counts for nothing. */
   resume(nowMs: number): void;
   /** Something was sent down that no counter shows. */
   broken(nowMs: number): void;
 }
 
-/** Counters are compared at each beat of the clock, so that an event costs nothing here. */
-export function createSilence({ bounds, sentAtMs, nowMs: startedAtMs, meaning, bytes }: SilenceParts): Silence {
-  return new SilenceWatch({ bounds, sentAtMs, nowMs: startedAtMs, meaning, bytes });
+/** @param sentAtMs when the request had gone up */
+export function createSilence(bounds: SilenceBounds, sentAtMs: number, nowMs: number): Silence {
+  return new SilenceWatch(bounds, sentAtMs, nowMs);
 }
 
 class SilenceWatch implements Silence {
-  private readonly bounds: SilenceParts['bounds'];
-  private readonly sentAtMs: SilenceParts['sentAtMs'];
-  private readonly meaning: SilenceParts['meaning'];
-  private readonly bytes: SilenceParts['bytes'];
+  private readonly bounds: SilenceBounds;
+  private readonly sentAtMs: number;
   private meaningSeen = 0;
   private meaningAtMs: number;
   private bytesSeen = 0;
   private downAtMs: number;
 
-  constructor({ bounds, sentAtMs, nowMs: startedAtMs, meaning, bytes }: SilenceParts) {
+  constructor(bounds: SilenceBounds, sentAtMs: number, nowMs: number) {
     this.bounds = bounds;
     this.sentAtMs = sentAtMs;
-    this.meaning = meaning;
-    this.bytes = bytes;
-    this.meaningAtMs = startedAtMs;
-    this.downAtMs = startedAtMs;
+    this.meaningAtMs = nowMs;
+    this.downAtMs = nowMs;
   }
 
-  judge(nowMs: number): 'noFirstByte' | 'idle' | 'beat' | undefined {
-    if (this.bytes() !== this.bytesSeen) {
-      this.bytesSeen = this.bytes();
+  judge(nowMs: number, meaning: number, bytes: number): Verdict {
+    if (bytes !== this.bytesSeen) {
+      this.bytesSeen = bytes;
       this.downAtMs = nowMs;
     }
-    if (this.meaning() !== this.meaningSeen) {
-      this.meaningSeen = this.meaning();
+    if (meaning !== this.meaningSeen) {
+      this.meaningSeen = meaning;
       this.meaningAtMs = nowMs;
-    } else if (this.meaningSeen === 0 && nowMs - this.sentAtMs > this.bounds.firstByteMs) {
+    } else if (meaning === 0 && nowMs - this.sentAtMs > this.bounds.firstByteMs) {
       return 'noFirstByte';
-    } else if (this.meaningSeen > 0 && nowMs - this.meaningAtMs > this.bounds.idleMs) {
+    } else if (meaning > 0 && nowMs - this.meaningAtMs > this.bounds.idleMs) {
       return 'idle';
     }
     return nowMs - this.downAtMs >= this.bounds.heartbeatMs ? 'beat' : undefined;

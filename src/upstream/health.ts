@@ -60,6 +60,36 @@ export function createHealth(rules: EjectRules | undefined, now: () => number): 
 
   const isFit = () => asideUntilMs === undefined || (probe === undefined && now() >= asideUntilMs);
 
+  class CallTrial implements Trial {
+    private hasFailed = false;
+    private hasAnswered = false;
+    private rowBefore = 0;
+
+    answered(): void {
+      if (probe === this) bringBack();
+      this.hasAnswered = true;
+      lastAnswered = this;
+      this.rowBefore = failuresInRow;
+      failuresInRow = 0;
+      recent.answered();
+    }
+
+    failed(): void {
+      if (this.hasFailed) return;
+      this.hasFailed = true;
+      // An answer that breaks off has ended no row.
+      failuresInRow += lastAnswered === this ? this.rowBefore + 1 : 1;
+      recent.failed(this.hasAnswered);
+      // What was under way when it was put aside says nothing new.
+      if (asideUntilMs === undefined ? isBad() : probe === this) putAside();
+      this.close();
+    }
+
+    close(): void {
+      if (probe === this) probe = undefined;
+    }
+  }
+
   return {
     get isUp() {
       return asideUntilMs === undefined;
@@ -68,32 +98,7 @@ export function createHealth(rules: EjectRules | undefined, now: () => number): 
       return isFit();
     },
     begin() {
-      let hasFailed = false;
-      let hasAnswered = false;
-      let rowBefore = 0;
-      const trial: Trial = {
-        answered() {
-          if (probe === trial) bringBack();
-          hasAnswered = true;
-          lastAnswered = trial;
-          rowBefore = failuresInRow;
-          failuresInRow = 0;
-          recent.answered();
-        },
-        failed() {
-          if (hasFailed) return;
-          hasFailed = true;
-          // An answer that breaks off has ended no row.
-          failuresInRow += lastAnswered === trial ? rowBefore + 1 : 1;
-          recent.failed(hasAnswered);
-          // What was under way when it was put aside says nothing new.
-          if (asideUntilMs === undefined ? isBad() : probe === trial) putAside();
-          trial.close();
-        },
-        close() {
-          if (probe === trial) probe = undefined;
-        },
-      };
+      const trial = new CallTrial();
       if (asideUntilMs !== undefined && isFit()) probe = trial;
       return trial;
     },

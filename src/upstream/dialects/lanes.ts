@@ -34,70 +34,71 @@ export interface Lanes {
 }
 
 export function createLanes(): Lanes {
-  const all: OpenLane[] = [];
-  const byKey = new Map<string, OpenLane>();
-  const settlers: (() => void)[] = [];
-  let textLength = 0;
-  let pieces = 0; // raw ones, not yet settled
-  let rawBytes = 0;
+  return new TextLanes();
+}
 
-  function settle(): void {
-    for (const settleLane of settlers) settleLane();
-    pieces = rawBytes = 0;
-  }
+class TextLanes implements Lanes {
+  readonly all: TextLane[] = [];
+  textLength = 0;
+  private readonly byKey = new Map<string, TextLane>();
+  private pieces = 0; // raw ones, not yet settled
+  private rawBytes = 0;
 
-  function open(): OpenLane {
-    let raw = '';
-    let text = '';
-
-    function settleLane(): void {
-      if (raw === '') return;
-      text += decodeRaw(raw);
-      raw = '';
-    }
-    settlers.push(settleLane);
-
-    return {
-      lastName: '',
-      lastCall: '',
-      addRaw(piece) {
-        raw += piece;
-        textLength += piece.length;
-        rawBytes += piece.length;
-        if (++pieces >= MAX_PIECES || rawBytes >= MAX_RAW_BYTES) settle();
-      },
-      addDecoded(more) {
-        settleLane();
-        text += more;
-        textLength += Buffer.byteLength(more);
-      },
-      takeText() {
-        settleLane();
-        const taken = text;
-        text = '';
-        return taken;
-      },
-    };
-  }
-
-  function of(key: string): OpenLane {
-    const known = byKey.get(key);
+  of(key: string): OpenLane {
+    const known = this.byKey.get(key);
     if (known !== undefined) return known;
-    const isOne = all.length < MAX_LANES && key.length <= MAX_KEY_CHARS;
-    if (!isOne && key !== '') return of(''); // the shared one
-    const lane = open();
-    byKey.set(key, lane);
-    all.push(lane);
+    const isOne = this.all.length < MAX_LANES && key.length <= MAX_KEY_CHARS;
+    if (!isOne && key !== '') return this.of(''); // the shared one
+    const lane = new TextLane(this);
+    this.byKey.set(key, lane);
+    this.all.push(lane);
     return lane;
   }
 
-  return {
-    of,
-    all,
-    get textLength() {
-      return textLength;
-    },
-  };
+  /** A raw piece was added to one of them. */
+  grow(bytes: number): void {
+    this.textLength += bytes;
+    this.rawBytes += bytes;
+    if (++this.pieces < MAX_PIECES && this.rawBytes < MAX_RAW_BYTES) return;
+    for (const lane of this.all) lane.settle();
+    this.pieces = this.rawBytes = 0;
+  }
+}
+
+class TextLane implements OpenLane {
+  lastName = '';
+  lastCall = '';
+  private readonly lanes: TextLanes;
+  private raw = '';
+  private text = '';
+
+  constructor(lanes: TextLanes) {
+    this.lanes = lanes;
+  }
+
+  addRaw(piece: string): void {
+    this.raw += piece;
+    this.lanes.grow(piece.length);
+  }
+
+  addDecoded(more: string): void {
+    this.settle();
+    this.text += more;
+    this.lanes.textLength += Buffer.byteLength(more);
+  }
+
+  takeText(): string {
+    this.settle();
+    const taken = this.text;
+    this.text = '';
+    return taken;
+  }
+
+  settle(): void {
+    if (this.raw === '') return;
+    this.text += decodeRaw(this.raw);
+    this.raw = '';
+  }
 }
 
 /** Text of JSON strings in a row. Should it not be what a JSON string may hold, it counts as it stands. */

@@ -32,7 +32,7 @@ function roomOf(file: string): string {
 
 /** Which rooms a room may import values from. Types may be shared between siblings. */
 const below: Record<string, string[]> = {
-  main: ['gateway', 'workers', 'http', 'telemetry', 'demo', 'doctor', 'config'],
+  main: ['gateway', 'workers', 'http', 'telemetry', 'demo', 'doctor', 'config', 'help'],
   workers: ['gateway', 'http', 'limits', 'telemetry', 'config'],
   gateway: ['http', 'limits', 'upstream', 'stream', 'telemetry', 'doctor', 'config', 'errors', 'exchange'],
   http: ['limits', 'upstream', 'stream', 'telemetry', 'doctor', 'config', 'errors', 'exchange', 'spending'],
@@ -46,6 +46,7 @@ const below: Record<string, string[]> = {
   errors: [],
   demo: [],
   doctor: [],
+  help: ['config'],
 };
 
 t.test('imports point one way', async (t) => {

@@ -163,9 +163,9 @@ aws elbv2 modify-load-balancer-attributes --load-balancer-arn ARN --attributes K
 export const unknownHop: Hop = {
   name: 'a hop that does not give its name',
   isSeen: (traces) => ['x-forwarded-for', 'forwarded', 'x-real-ip', 'x-forwarded-proto'].some((name) => traces.added.has(name)),
-  buffered: `HAProxy: take "option http-buffer-request" and body-reading filters out; it holds no responses otherwise.
-Squid, virus scanners and company proxies hold what they inspect: exempt the API's host name.
-nginx (with server_tokens and Server hidden): proxy_buffering off;`,
+  buffered: `HAProxy: "option http-no-delay" in defaults, or in this frontend and backend: without it the kernel gathers events for up to 200 ms.
+nginx that hides its name: proxy_buffering off;
+Squid, virus scanners and company proxies hold what they inspect: exempt the API's host name.`,
   compressed: `HAProxy: take text/event-stream out of "compression type". nginx: gzip off; Apache: no-gzip.`,
   cut: `HAProxy: "timeout server 1h" and "timeout client 1h" (and "timeout tunnel 1h" for WebSockets) in defaults or in this backend and frontend.
 nginx: proxy_read_timeout 1h; ALB: idle_timeout.timeout_seconds.`,

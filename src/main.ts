@@ -10,6 +10,7 @@ import {
   type Address,
   type Config,
   formatProblem,
+  isLoopback,
   isName,
   type LoadResult,
   loadConfig,
@@ -38,6 +39,8 @@ const FLAGS_OF: Record<string, readonly (keyof Flags)[]> = {
   doctor: ['key', 'silence', 'json'],
 };
 
+/** Names of clients in the start-up lines. */
+const MAX_SHOWN_CLIENTS = 5;
 const WATCH_MS = 500;
 /** The longest silence that the probe can be asked for. */
 const MAX_SILENCE_MS = 600_000;
@@ -204,7 +207,7 @@ async function serve(flags: Flags): Promise<number | undefined> {
     const gateway = await start(config, log);
     // Lines for a person go where they cannot break a stream of JSON lines.
     const lines = config.log.format === 'json' || !isTerminal ? process.stderr : process.stdout;
-    lines.write(startLines(gateway, config, demoUpstream !== undefined));
+    lines.write(startLines(gateway, { config, file: loaded.file }, demoUpstream !== undefined));
     log.info({ url: gateway.url, opsUrl: gateway.opsUrl, upstreams: config.upstreams.map(({ name }) => name) }, 'listening');
     reloadOnDemand(gateway, flags, { ...loaded, config }, demoUpstream, log);
     endWithGrace(gateway, demoUpstream, config, log);
@@ -299,12 +302,11 @@ function upstreamOf({ url }: Demo): Upstream[] {
   return loaded.ok ? loaded.config.upstreams.map((upstream) => ({ ...upstream, name: 'demo' })) : [];
 }
 
-/** What a person needs first: where to point an app, a line to try it with, where the numbers are, who answers. */
-function startLines(gateway: Served, config: Config, isDemo: boolean): string {
+/** What a person needs first: where to point an app, who may call, who answers, where the numbers are, and a line to try it with. */
+function startLines(gateway: Served, { config, file }: Loaded, isDemo: boolean): string {
   const [url, opsUrl] = [gateway.url, gateway.opsUrl].map(reachable);
-  const model = isDemo ? 'demo' : 'gpt-4o-mini';
   const key = config.clients.length > 0 ? ' -H "authorization: Bearer $SLUICEGATE_KEY"' : '';
-  const body = `{"model":"${model}","stream":true,"messages":[{"role":"user","content":"Hello!"}]}`;
+  const body = `{"model":"${isDemo ? 'demo' : likelyModel(config)}","stream":true,"messages":[{"role":"user","content":"Hello!"}]}`;
   const upstream = isDemo
     ? 'the built-in demo (no key is set; OPENAI_API_KEY or SLUICEGATE_UPSTREAM choose a real one)'
     : config.upstreams.map(({ name, baseUrl }) => `${name} at ${baseUrl}`).join(', ');
@@ -312,14 +314,34 @@ function startLines(gateway: Served, config: Config, isDemo: boolean): string {
 Sluicegate ${readVersion()}
 
   API       ${url}/v1   the base URL for your app
+  Clients   ${describeClients(config)}
   Upstream  ${upstream}
   Metrics   ${opsUrl}/metrics
+  Settings  ${file ?? 'built-in defaults and the environment'}
 
 Try it:
 
   curl -N ${url}/v1/chat/completions${key} -H 'content-type: application/json' -d '${body}'
 
+Behind nginx, a CDN or a load balancer, "sluicegate doctor URL" tells whether streams come through.
+
 `;
+}
+
+/** Who may call; of many only some, and how many more. */
+function describeClients({ clients, server }: Config): string {
+  if (clients.length === 0)
+    return isLoopback(server.listen.host) ? 'anyone on this machine, without a key' : 'anyone who reaches it, without a key';
+  const names = clients.slice(0, MAX_SHOWN_CLIENTS).map(({ name }) => name);
+  const more = clients.length - names.length;
+  return `${names.join(', ')}${more > 0 ? ` and ${more} more` : ''}, each with its key`;
+}
+
+/** A model to paste: one that the configuration names, else one that OpenAI has; of other upstreams nobody knows. */
+function likelyModel({ models, upstreams }: Config): string {
+  const named = models.find(({ match }) => !match.includes('*'))?.match;
+  const isOpenAi = upstreams[0]?.baseUrl.startsWith('https://api.openai.com') ?? false;
+  return named ?? (isOpenAi ? 'gpt-4o-mini' : 'MODEL');
 }
 
 /** An address that means all addresses is none to paste. */
@@ -331,7 +353,7 @@ function tellStartFailure(error: unknown, { host, port }: Address): number {
   const { code, address = host, port: busyPort = port, message } = error as NodeJS.ErrnoException & { address?: string; port?: number };
   const reasons: Record<string, string> = {
     EADDRINUSE: 'something listens there already',
-    EACCES: 'this user may not listen there',
+    EACCES: 'this user may not listen there; ports below 1024 need root or CAP_NET_BIND_SERVICE',
     EADDRNOTAVAIL: 'this machine does not have that address',
   };
   const what = code === undefined ? `could not start: ${message}` : `could not listen at ${address}:${busyPort}: ${reasons[code] ?? code}`;

@@ -8,10 +8,11 @@ import { checkRules } from './config/rules.ts';
 import { isName } from './config/scalars.ts';
 import type { Settings } from './config/schema.ts';
 
+export { editDistance } from './config/check.ts';
 export type { NamedFile } from './config/files.ts';
 export { printConfig } from './config/print.ts';
 export { hopByHopHeaders } from './config/rules.ts';
-export { isLoopback, isName, parseAddress } from './config/scalars.ts';
+export { isLoopback, isName, parseAddress, parseDuration } from './config/scalars.ts';
 export { configJsonSchema } from './config/schema.ts';
 
 /** Where to listen: a host name or an IP address (IPv6 without brackets), and a port, 0 for any free one. */

@@ -6,6 +6,7 @@ import { isDeepStrictEqual } from 'node:util';
 import fastifyCors from '@fastify/cors';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Config, Upstream } from './config.ts';
+import { PROBE_PATH } from './doctor/probe.ts';
 import { GatewayError } from './errors.ts';
 import { createLedger, type Exchange } from './exchange.ts';
 import { admit, type Gates, recordArrival } from './http/admit.ts';
@@ -21,6 +22,7 @@ import { asGatewayError, createListener, isUpgraded } from './http/listener.ts';
 import { createNotice, type Notice } from './http/notice.ts';
 import { serveOps } from './http/ops.ts';
 import { createPlanner } from './http/plan.ts';
+import { createProbes } from './http/probe.ts';
 import { refuse } from './http/refuse.ts';
 import { type Credentials, changeCertificate } from './http/secure.ts';
 import { tunnel } from './http/tunnel.ts';
@@ -135,6 +137,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   const listening = { isLeaving, onUnparsed: metrics.rejectedUnparsed, onFault, spread: clock.spread };
   const app = createListener({ ...listening, isTrusted, credentials: credentialsOf(initial) });
   const ops = isSameListener(initial) ? app : createListener({ ...listening, isTrusted: () => false });
+  const probe = createProbes();
   const asker = createAsker();
   const room = createRoom(() => current.config.server.maxHeldBodiesBytes);
   const promptRoom = createRoom(() => MAX_PROMPTS_BYTES);
@@ -286,7 +289,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
       ...{ exchange, requestTarget, client, endpoint: exchange.endpoint },
       ...{ request: request.raw, response: reply.raw, ownHeaders: pluginHeaders(reply) },
     };
-    const begin = isUpgraded(request.raw) ? tunnel : forward;
+    const begin = requestTarget.path === PROBE_PATH ? probe : isUpgraded(request.raw) ? tunnel : forward;
     begin(journey, station, limiter.admit(request, exchange, client));
   }
 

@@ -10,15 +10,18 @@ import {
   type Address,
   type Config,
   formatProblem,
+  isLoopback,
   isName,
   type LoadResult,
   loadConfig,
   parseAddress,
+  parseDuration,
   printConfig,
   type Upstream,
 } from './config.ts';
 import { type Demo, startDemo } from './demo/server.ts';
 import type { Served } from './gateway.ts';
+import { commands, nearestCommand, writeCommandHelp, writeHelp } from './help.ts';
 import { hashKey } from './http/auth.ts';
 import { MAX_NOTICE_MS } from './http/notice.ts';
 import { createLogger, faultFacts, type Logger } from './telemetry/log.ts';
@@ -26,32 +29,21 @@ import { createLogger, faultFacts, type Logger } from './telemetry/log.ts';
 const EXIT = { clean: 0, badConfiguration: 1, couldNotStart: 2 } as const;
 const DEFAULT_FILE = 'config/sluicegate.yaml';
 
-const help = `Sluicegate: a streaming gateway for OpenAI-compatible APIs.
+type Flags = { config?: string; listen?: string; watch?: boolean; key?: string; silence?: string; json?: boolean };
 
-Usage
-  sluicegate [serve] [-c FILE]      serve; without FILE: $SLUICEGATE_CONFIG, else ${DEFAULT_FILE} if it is there,
-                                    else the environment alone; SIGHUP loads it again, --watch whenever it changes
-  sluicegate check [-c FILE]        tell every problem of the configuration, and what is in effect
-  sluicegate key NAME               make a client key; prints it once, with the lines for the configuration
-  sluicegate demo [--listen ADDR]   only the demo upstream, an OpenAI-compatible server that needs no key
-  sluicegate --help | --version
+/** Which flags mean something to which command; a flag that would not be heeded is an error. */
+const FLAGS_OF: Record<string, readonly (keyof Flags)[]> = {
+  serve: ['config', 'watch'],
+  check: ['config'],
+  demo: ['listen'],
+  doctor: ['key', 'silence', 'json'],
+};
 
-Environment, where there is no file
-  OPENAI_API_KEY                    forward to OpenAI with this key
-  SLUICEGATE_UPSTREAM               forward to this base URL, with SLUICEGATE_UPSTREAM_KEY if set
-  (neither)                         forward to the built-in demo upstream
-Environment, always
-  SLUICEGATE_LISTEN                 where clients call (127.0.0.1:8080); PORT=N means 0.0.0.0:N
-  SLUICEGATE_OPS_LISTEN             where metrics are (127.0.0.1:9464)
-  SLUICEGATE_KEY                    a client named "default" with this key
-  SLUICEGATE_ALLOW_ANONYMOUS=true   let anyone who reaches the gateway use it
-
-Exit codes: 0 clean, 1 bad configuration, 2 could not listen or start.
-`;
-
-type Flags = { config?: string; listen?: string; watch?: boolean };
-
+/** Names of clients in the start-up lines. */
+const MAX_SHOWN_CLIENTS = 5;
 const WATCH_MS = 500;
+/** The longest silence that the probe can be asked for. */
+const MAX_SILENCE_MS = 600_000;
 /** How long live streams may finish after a fault of the process itself. */
 const FAULT_DRAIN_MS = 3000;
 /** How the primary calls this program where it is to be a worker, which no person does. */
@@ -63,16 +55,30 @@ const OVERTIME_MS = 2000;
 
 async function main(argv: string[]): Promise<number | undefined> {
   const { values, positionals } = readArguments(argv);
-  if (values.help) return print(help);
   if (values.version) return print(`${readVersion()}\n`);
   const [command = 'serve', ...rest] = positionals;
+  if (values.help || command === 'help') return help(command === 'help' ? rest[0] : positionals[0]);
+  if (command === WORKER && process.connected) return work();
+  if (!Object.hasOwn(commands, command)) return refuseCommand(command);
+  const unheeded = Object.keys(values).find((flag) => !FLAGS_OF[command]?.includes(flag as keyof Flags));
+  if (unheeded !== undefined) return refuseUsage(`${command} does not take --${unheeded}`, command);
   if (command === 'key') return makeKey(rest);
-  if (rest.length > 0) return refuseUsage(`unexpected argument "${rest[0]}"`);
-  if (command === 'serve') return serve(values);
+  if (command === 'doctor') return doctor(rest, values);
+  if (rest.length > 0) return refuseUsage(`unexpected argument "${rest[0]}"`, command);
   if (command === 'check') return check(values);
   if (command === 'demo') return demo(values);
-  if (command === WORKER && process.connected) return work();
-  return refuseUsage(`there is no command "${command}"`);
+  return serve(values);
+}
+
+function help(command: string | undefined): number {
+  if (command === undefined) return print(writeHelp());
+  const page = writeCommandHelp(command);
+  return page === undefined ? refuseCommand(command) : print(page);
+}
+
+function refuseCommand(command: string): number {
+  const nearest = nearestCommand(command);
+  return refuseUsage(`there is no command "${command}"${nearest === undefined ? '' : `; did you mean "${nearest}"?`}`);
 }
 
 function readArguments(argv: string[]) {
@@ -80,13 +86,19 @@ function readArguments(argv: string[]) {
     config: { type: 'string', short: 'c' },
     listen: { type: 'string' },
     watch: { type: 'boolean' },
+    key: { type: 'string' },
+    silence: { type: 'string' },
+    json: { type: 'boolean' },
     help: { type: 'boolean', short: 'h' },
     version: { type: 'boolean', short: 'v' },
   } as const;
   try {
     return parseArgs({ args: argv, options, allowPositionals: true });
   } catch (error) {
-    process.exit(refuseUsage((error as Error).message));
+    // Node goes on to say how to pass a value that begins with a dash.
+    process.exit(
+      refuseUsage((error as Error).message.replace(/\.? To specify.*$/s, '').replace(/^\p{Lu}/u, (first) => first.toLowerCase())),
+    );
   }
 }
 
@@ -95,8 +107,8 @@ function print(text: string): number {
   return EXIT.clean;
 }
 
-function refuseUsage(message: string): number {
-  process.stderr.write(`sluicegate: ${message}\nsluicegate --help tells how to call it.\n`);
+function refuseUsage(message: string, command?: string): number {
+  process.stderr.write(`sluicegate: ${message}\nsluicegate ${command === undefined ? '' : `${command} `}--help tells how to call it.\n`);
   return EXIT.badConfiguration;
 }
 
@@ -140,17 +152,39 @@ function check(flags: Flags): number {
 }
 
 function makeKey([name, ...rest]: string[]): number {
-  if (name === undefined || rest.length > 0) return refuseUsage('key takes one argument: the name of the client');
-  if (!isName(name)) return refuseUsage('a client’s name has 1 to 64 letters, digits, ".", "_" or "-"');
+  if (name === undefined || rest.length > 0) return refuseUsage('key takes one argument, the name of the client', 'key');
+  if (!isName(name)) return refuseUsage('a client’s name has 1 to 64 letters, digits, ".", "_" or "-"', 'key');
   const key = `sk-sluicegate-${randomBytes(24).toString('base64url')}`;
   return print(
     `Key of ${name}, shown only now:\n\n  ${key}\n\nFor the configuration:\n\nclients:\n  - name: ${name}\n    keySha256: ${hashKey(key)}\n`,
   );
 }
 
+/** Tells on standard output whether the way to a gateway streams; steps only to a person, who waits. */
+async function doctor([url, ...rest]: string[], flags: Flags): Promise<number> {
+  if (url === undefined || rest.length > 0) return refuseUsage('doctor takes one argument, the base URL that apps are given', 'doctor');
+  if (!/^https?:\/\//i.test(url) || !URL.canParse(url)) {
+    return refuseUsage(`"${url}" is no URL that begins with http:// or https://, such as http://127.0.0.1:8080/v1`, 'doctor');
+  }
+  const silenceMs = flags.silence === 'off' ? 0 : flags.silence === undefined ? undefined : parseDuration(flags.silence);
+  if (flags.silence !== undefined && (silenceMs === undefined || silenceMs > MAX_SILENCE_MS)) {
+    return refuseUsage(`--silence takes a time up to 10m, such as 30s, or off, not "${flags.silence}"`, 'doctor');
+  }
+  const key = flags.key ?? process.env.SLUICEGATE_KEY;
+  if (key !== undefined && !/^[!-~]+$/.test(key)) return refuseUsage('a key has visible ASCII characters only', 'doctor');
+  // What serves needs none of this.
+  const { examine } = await import('./doctor/doctor.ts');
+  const { exitCodeOf, writeJson, writeReport } = await import('./doctor/report.ts');
+  const isWatched = process.stderr.isTTY === true && flags.json !== true;
+  const onStep = (step: string) => void (isWatched && process.stderr.write(`... ${step}\n`));
+  const result = await examine({ base: new URL(url), key: key || undefined, silenceMs, version: readVersion(), onStep });
+  process.stdout.write(flags.json ? writeJson(result) : writeReport(result));
+  return exitCodeOf(result);
+}
+
 async function demo(flags: Flags): Promise<number | undefined> {
   const listen = parseAddress(flags.listen ?? '127.0.0.1:8081');
-  if (listen === undefined) return refuseUsage(`--listen takes HOST:PORT, not "${flags.listen}"`);
+  if (listen === undefined) return refuseUsage(`--listen takes HOST:PORT, not "${flags.listen}"`, 'demo');
   try {
     const server = await startDemo(listen);
     print(`The demo upstream listens at ${server.url}\n`);
@@ -173,7 +207,7 @@ async function serve(flags: Flags): Promise<number | undefined> {
     const gateway = await start(config, log);
     // Lines for a person go where they cannot break a stream of JSON lines.
     const lines = config.log.format === 'json' || !isTerminal ? process.stderr : process.stdout;
-    lines.write(startLines(gateway, config, demoUpstream !== undefined));
+    lines.write(startLines(gateway, { config, file: loaded.file }, demoUpstream !== undefined));
     log.info({ url: gateway.url, opsUrl: gateway.opsUrl, upstreams: config.upstreams.map(({ name }) => name) }, 'listening');
     reloadOnDemand(gateway, flags, { ...loaded, config }, demoUpstream, log);
     endWithGrace(gateway, demoUpstream, config, log);
@@ -268,12 +302,11 @@ function upstreamOf({ url }: Demo): Upstream[] {
   return loaded.ok ? loaded.config.upstreams.map((upstream) => ({ ...upstream, name: 'demo' })) : [];
 }
 
-/** What a person needs first: where to point an app, a line to try it with, where the numbers are, who answers. */
-function startLines(gateway: Served, config: Config, isDemo: boolean): string {
+/** What a person needs first: where to point an app, who may call, who answers, where the numbers are, and a line to try it with. */
+function startLines(gateway: Served, { config, file }: Loaded, isDemo: boolean): string {
   const [url, opsUrl] = [gateway.url, gateway.opsUrl].map(reachable);
-  const model = isDemo ? 'demo' : 'gpt-4o-mini';
   const key = config.clients.length > 0 ? ' -H "authorization: Bearer $SLUICEGATE_KEY"' : '';
-  const body = `{"model":"${model}","stream":true,"messages":[{"role":"user","content":"Hello!"}]}`;
+  const body = `{"model":"${isDemo ? 'demo' : likelyModel(config)}","stream":true,"messages":[{"role":"user","content":"Hello!"}]}`;
   const upstream = isDemo
     ? 'the built-in demo (no key is set; OPENAI_API_KEY or SLUICEGATE_UPSTREAM choose a real one)'
     : config.upstreams.map(({ name, baseUrl }) => `${name} at ${baseUrl}`).join(', ');
@@ -281,14 +314,34 @@ function startLines(gateway: Served, config: Config, isDemo: boolean): string {
 Sluicegate ${readVersion()}
 
   API       ${url}/v1   the base URL for your app
+  Clients   ${describeClients(config)}
   Upstream  ${upstream}
   Metrics   ${opsUrl}/metrics
+  Settings  ${file ?? 'built-in defaults and the environment'}
 
 Try it:
 
   curl -N ${url}/v1/chat/completions${key} -H 'content-type: application/json' -d '${body}'
 
+Behind nginx, a CDN or a load balancer, "sluicegate doctor URL" tells whether streams come through.
+
 `;
+}
+
+/** Who may call; of many only some, and how many more. */
+function describeClients({ clients, server }: Config): string {
+  if (clients.length === 0)
+    return isLoopback(server.listen.host) ? 'anyone on this machine, without a key' : 'anyone who reaches it, without a key';
+  const names = clients.slice(0, MAX_SHOWN_CLIENTS).map(({ name }) => name);
+  const more = clients.length - names.length;
+  return `${names.join(', ')}${more > 0 ? ` and ${more} more` : ''}, each with its key`;
+}
+
+/** A model to paste: one that the configuration names, else one that OpenAI has; of other upstreams nobody knows. */
+function likelyModel({ models, upstreams }: Config): string {
+  const named = models.find(({ match }) => !match.includes('*'))?.match;
+  const isOpenAi = upstreams[0]?.baseUrl.startsWith('https://api.openai.com') ?? false;
+  return named ?? (isOpenAi ? 'gpt-4o-mini' : 'MODEL');
 }
 
 /** An address that means all addresses is none to paste. */
@@ -300,7 +353,7 @@ function tellStartFailure(error: unknown, { host, port }: Address): number {
   const { code, address = host, port: busyPort = port, message } = error as NodeJS.ErrnoException & { address?: string; port?: number };
   const reasons: Record<string, string> = {
     EADDRINUSE: 'something listens there already',
-    EACCES: 'this user may not listen there',
+    EACCES: 'this user may not listen there; ports below 1024 need root or CAP_NET_BIND_SERVICE',
     EADDRNOTAVAIL: 'this machine does not have that address',
   };
   const what = code === undefined ? `could not start: ${message}` : `could not listen at ${address}:${busyPort}: ${reasons[code] ?? code}`;

@@ -32,10 +32,10 @@ function roomOf(file: string): string {
 
 /** Which rooms a room may import values from. Types may be shared between siblings. */
 const below: Record<string, string[]> = {
-  main: ['gateway', 'workers', 'http', 'telemetry', 'demo', 'config'],
+  main: ['gateway', 'workers', 'http', 'telemetry', 'demo', 'doctor', 'config', 'help'],
   workers: ['gateway', 'http', 'limits', 'telemetry', 'config'],
-  gateway: ['http', 'limits', 'upstream', 'stream', 'telemetry', 'config', 'errors', 'exchange'],
-  http: ['limits', 'upstream', 'stream', 'telemetry', 'config', 'errors', 'exchange', 'spending'],
+  gateway: ['http', 'limits', 'upstream', 'stream', 'telemetry', 'doctor', 'config', 'errors', 'exchange'],
+  http: ['limits', 'upstream', 'stream', 'telemetry', 'doctor', 'config', 'errors', 'exchange', 'spending'],
   upstream: ['config', 'errors'],
   stream: ['config', 'errors'],
   limits: ['config', 'errors'],
@@ -45,6 +45,8 @@ const below: Record<string, string[]> = {
   config: [],
   errors: [],
   demo: [],
+  doctor: [],
+  help: ['config'],
 };
 
 t.test('imports point one way', async (t) => {

@@ -64,7 +64,7 @@ function suggest(key: string, known: readonly string[]): string {
 }
 
 /** Insertions, removals and changes of one character between two keys (Levenshtein); case, `_` and `-` do not count. */
-function editDistance(a: string, b: string): number {
+export function editDistance(a: string, b: string): number {
   // A key may be as long as the file; what is that long is near to nothing.
   const [from, to] = [a.slice(0, 64), b].map((key) => key.toLowerCase().replace(/[_-]/g, '')) as [string, string];
   let row = Array.from({ length: to.length + 1 }, (_, index) => index);

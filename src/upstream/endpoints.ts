@@ -70,6 +70,7 @@ const SPECIAL: Record<string, Row> = {
 
 /** All others, a family a line. */
 const PATHS = `
+sluicegate/probe
 chat/completions/{completion_id} chat/completions/{completion_id}/messages
 responses/{response_id}/cancel responses/{response_id}/input_items
 messages/batches messages/batches/{batch_id} messages/batches/{batch_id}/cancel messages/batches/{batch_id}/results

@@ -22,6 +22,7 @@ import type { Served } from './gateway.ts';
 import { hashKey } from './http/auth.ts';
 import { MAX_NOTICE_MS } from './http/notice.ts';
 import { createLogger, faultFacts, type Logger } from './telemetry/log.ts';
+import { runTop } from './top/top.ts';
 
 const EXIT = { clean: 0, badConfiguration: 1, couldNotStart: 2 } as const;
 const DEFAULT_FILE = 'config/sluicegate.yaml';
@@ -33,6 +34,8 @@ Usage
                                     else the environment alone; SIGHUP loads it again, --watch whenever it changes
   sluicegate check [-c FILE]        tell every problem of the configuration, and what is in effect
   sluicegate key NAME               make a client key; prints it once, with the lines for the configuration
+  sluicegate top [URL]              what is streaming now, once a second, from the ops listener at URL; --once: one look;
+                                    --token TOKEN, or SLUICEGATE_OPS_TOKEN, where it asks for ops.token
   sluicegate demo [--listen ADDR]   only the demo upstream, an OpenAI-compatible server that needs no key
   sluicegate --help | --version
 
@@ -49,7 +52,7 @@ Environment, always
 Exit codes: 0 clean, 1 bad configuration, 2 could not listen or start.
 `;
 
-type Flags = { config?: string; listen?: string; watch?: boolean };
+type Flags = { config?: string; listen?: string; watch?: boolean; token?: string; once?: boolean };
 
 const WATCH_MS = 500;
 /** How long live streams may finish after a fault of the process itself. */
@@ -67,6 +70,7 @@ async function main(argv: string[]): Promise<number | undefined> {
   if (values.version) return print(`${readVersion()}\n`);
   const [command = 'serve', ...rest] = positionals;
   if (command === 'key') return makeKey(rest);
+  if (command === 'top') return top(rest, values);
   if (rest.length > 0) return refuseUsage(`unexpected argument "${rest[0]}"`);
   if (command === 'serve') return serve(values);
   if (command === 'check') return check(values);
@@ -80,6 +84,8 @@ function readArguments(argv: string[]) {
     config: { type: 'string', short: 'c' },
     listen: { type: 'string' },
     watch: { type: 'boolean' },
+    token: { type: 'string' },
+    once: { type: 'boolean' },
     help: { type: 'boolean', short: 'h' },
     version: { type: 'boolean', short: 'v' },
   } as const;
@@ -146,6 +152,21 @@ function makeKey([name, ...rest]: string[]): number {
   return print(
     `Key of ${name}, shown only now:\n\n  ${key}\n\nFor the configuration:\n\nclients:\n  - name: ${name}\n    keySha256: ${hashKey(key)}\n`,
   );
+}
+
+async function top([url, ...rest]: string[], flags: Flags): Promise<number> {
+  if (rest.length > 0) return refuseUsage(`unexpected argument "${rest[0]}"`);
+  const { SLUICEGATE_OPS_LISTEN = '127.0.0.1:9464', SLUICEGATE_OPS_TOKEN } = process.env;
+  const ended = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => ended.abort());
+  const how = {
+    url: url ?? reachable(`http://${SLUICEGATE_OPS_LISTEN}`),
+    token: flags.token ?? SLUICEGATE_OPS_TOKEN,
+    isOnce: flags.once === true,
+    ended: ended.signal,
+  };
+  const isWell = await runTop(how, { input: process.stdin, output: process.stdout, errors: process.stderr });
+  return isWell ? EXIT.clean : EXIT.couldNotStart;
 }
 
 async function demo(flags: Flags): Promise<number | undefined> {

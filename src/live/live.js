@@ -17,7 +17,9 @@ import {
 import { setKeyNeeded } from './prompt.js';
 
 const LOOK_MS = 1000;
-const SAMPLES = 150;
+/** A line this long at least: two samples are no history. */
+const MIN_SAMPLES = 30;
+const FEW = 12;
 /** What the phases are to somebody who watches. */
 const PHASES = {
   upload: ['sending', 'warn'],
@@ -106,8 +108,11 @@ function show(view) {
     upstreams.map((upstream) => ({ ...upstream, recent: recent.filter((ended) => ended.upstream === upstream.name) })),
     ({ name }) => name,
   );
+  const isAll = byId('recent-all').getAttribute('aria-expanded') === 'true';
+  byId('recent-more').hidden = recent.length <= FEW;
+  write(byId('recent-all'), isAll ? `Show the last ${FEW}` : `Show the last ${recent.length}`);
   showRecent(
-    recent.map((ended) => ({ ...ended, agoMs: Math.max(0, view.at - ended.endedAt) })),
+    recent.slice(0, isAll ? recent.length : FEW).map((ended) => ({ ...ended, agoMs: Math.max(0, view.at - ended.endedAt) })),
     ({ requestId, endedAt, client }) => `${endedAt} ${client} ${requestId}`,
   );
   byId('recent').hidden = recent.length === 0;
@@ -117,7 +122,7 @@ function show(view) {
 }
 
 function showLine(name, samples, everyMs, format) {
-  drawLine(byId(`${name}-line`), samples, SAMPLES);
+  drawLine(byId(`${name}-line`), samples, Math.max(MIN_SAMPLES, samples.length));
   const peak = `peak ${format(Math.max(0, ...samples))} in ${formatSpan(Math.max(1, samples.length) * everyMs)}`;
   write(byId(`${name}-peak`), peak);
   label(byId(`${name}-line`), 'aria-label', peak);
@@ -213,6 +218,10 @@ byId('token').addEventListener('submit', (event) => {
   event.preventDefault();
   keepToken(byId('token-value').value);
   byId('token-value').value = '';
+  void look();
+});
+byId('recent-all').addEventListener('click', ({ currentTarget }) => {
+  label(currentTarget, 'aria-expanded', String(currentTarget.getAttribute('aria-expanded') !== 'true'));
   void look();
 });
 byId('copy').hidden = navigator.clipboard === undefined;

@@ -24,7 +24,9 @@ async function listModels() {
     const { data } = await (await call('api/models', { headers: withKey() })).json();
     const names = data.map(({ id }) => id).filter((id) => typeof id === 'string');
     byId('try-models').replaceChildren(...names.map((name) => Object.assign(document.createElement('option'), { value: name })));
-    if (model.value === '') model.value = names.find((name) => !/embed|tts|whisper|image|moderation/i.test(name)) ?? '';
+    // Not under the fingers of somebody who types one.
+    if (model.value === '' && document.activeElement !== model)
+      model.value = names.find((name) => !/embed|tts|whisper|image|moderation/i.test(name)) ?? '';
   } catch {
     listedFor = undefined;
   }

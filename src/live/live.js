@@ -24,7 +24,7 @@ const FEW = 12;
 const PHASES = {
   upload: ['sending', 'warn'],
   connect: ['connecting', 'warn'],
-  headers: ['waiting for its upstream', 'warn'],
+  headers: ['waiting', 'warn'],
   stream: ['streaming', 'good'],
   backpressure: ['client is slow', 'warn'],
 };
@@ -39,9 +39,9 @@ const inWords = (code) => code.replaceAll('_', ' ');
 
 const showStreams = createRows(byId('streams').tBodies[0], byId('stream-row'), (stream, part, row) => {
   const [word, tone] = stream.isUnheard ? ['client has left', 'warn'] : (PHASES[stream.phase] ?? [stream.phase, '']);
-  const hasBegun = stream.phase === 'stream' && stream.tokens === 0;
-  label(row.querySelector('.state'), 'class', `state ${hasBegun ? 'warn' : tone}`);
-  write(part('state'), hasBegun ? 'waiting for a token' : word);
+  const isMute = stream.phase === 'stream' && stream.tokens === 0;
+  label(row.querySelector('.state'), 'class', `state ${isMute ? 'warn' : tone}`);
+  write(part('state'), isMute ? 'no token yet' : word);
   writeWay(stream, part);
   write(part('tokens'), formatCount(stream.tokens));
   write(part('rate'), formatRate(stream.tokensPerSecond));

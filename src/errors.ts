@@ -90,6 +90,13 @@ const rows = {
   },
   upstream_idle_timeout: { status: 504, type: 'upstream_error', blame: 'upstream', message: 'The upstream fell silent in mid-stream.' },
   upstream_total_timeout: { status: 504, type: 'upstream_error', blame: 'upstream', message: 'The stream took longer than allowed.' },
+  ended_by_operator: {
+    status: 503,
+    type: 'server_error',
+    blame: 'gateway',
+    message: 'The operator of this gateway has ended this request.',
+    headers: DO_NOT_RETRY,
+  },
   draining: { status: 503, type: 'server_error', blame: 'gateway', message: 'The gateway is shutting down.' },
 } as const satisfies Record<string, ErrorRow>;
 

@@ -30,6 +30,7 @@ import { openLimitStore } from './limits/open.ts';
 import type { LimitStore } from './limits/store.ts';
 import { createClock } from './stream/clock.ts';
 import { createTokenizer, type Tokenizer } from './stream/tokens.ts';
+import { createBoard, type View } from './telemetry/board.ts';
 import { faultFacts, type Logger, logExchange } from './telemetry/log.ts';
 import { createMetrics } from './telemetry/metrics.ts';
 import type { Extent, Page, Snapshot } from './telemetry/registry.ts';
@@ -59,6 +60,10 @@ export interface Gateway extends Served {
   drain(drainMs?: number): Promise<void>;
   /** What this process has counted, for whoever adds several up. */
   read(extent: Extent): Promise<Snapshot>;
+  /** What is under way in this process, and how the last requests ended. */
+  look(): View;
+  /** Ends the request that was shown under this id; whether it is one of this process. */
+  endStream(id: string): boolean;
 }
 
 /** What the processes of one gateway have in common. */
@@ -69,6 +74,9 @@ export interface Common {
   countInMemory(): LimitStore;
   /** The metrics of all. */
   scrape(accept: string): Promise<Page>;
+  /** What is under way in all. */
+  look(): Promise<View>;
+  endStream(id: string): Promise<boolean>;
 }
 
 export interface GatewayParts {
@@ -128,6 +136,8 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
     standings: () => limiter.standings(),
     isLimitStoreUp: () => store.isUp,
   });
+  const board = createBoard(underWay, clock.now);
+  const startedAt = Date.now();
   const ledger = createLedger(clock.now, (exchange) => clock.spread(() => tell(exchange)));
   const onFault = (error: unknown) => log.error(faultFacts(error), 'a request failed inside');
   const readiness = () => ({ isReady: state === 'ready', reason: state });
@@ -150,6 +160,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   function tell(exchange: Exchange): void {
     try {
       metrics.record(exchange);
+      board.record(exchange);
       logExchange(log, exchange);
     } catch (fault) {
       onFault(fault);
@@ -219,6 +230,30 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
 
   function* health(): Iterable<readonly [string, boolean]> {
     for (const { upstream, health } of current.outlets.values()) yield [upstream.name, health.isUp];
+  }
+
+  function* underWay(): Iterable<Exchange> {
+    for (const { exchange } of passages) yield exchange;
+  }
+
+  function look(): View {
+    const counts = new Map<string, ConnectionCounts>();
+    for (const [name, { active, idle, queued }] of connections()) {
+      const before = counts.get(name) ?? { active: 0, idle: 0, queued: 0 };
+      counts.set(name, { active: before.active + active, idle: before.idle + idle, queued: before.queued + queued });
+    }
+    return {
+      ...{ version, state, startedAt, at: Date.now(), workers: 1 },
+      ...{ url: urlOf(app, initial), isKeyNeeded: current.config.clients.length > 0 },
+      ...board.view(),
+      upstreams: Array.from(health(), ([name, isUp]) => ({ active: 0, idle: 0, queued: 0, ...counts.get(name), name, isUp })),
+    };
+  }
+
+  function endStream(id: string): boolean {
+    const exchange = board.find(id);
+    for (const passage of passages) if (passage.exchange === exchange) passage.end();
+    return exchange !== undefined;
   }
 
   async function reload(config: Config): Promise<void> {
@@ -330,6 +365,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
     if (ops !== app) await ops.close();
     for (const outlet of [...current.outlets.values(), ...retired]) outlet.close();
     leases.close();
+    board.close();
     await storeChange;
     await store.close();
     if (given === undefined) await tokenizer.close();
@@ -339,7 +375,12 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   serveHealth(app, readiness, notice.asked);
   if (ops !== app) serveHealth(ops, readiness, () => undefined);
   for (const on of new Set([app, ops])) answerErrors(on);
-  serveOps(ops, () => current.config, common ?? metrics);
+  serveOps(ops, {
+    ...{ config: () => current.config, listen: initial.ops.listen, isShared: ops === app, handle },
+    scrape: (accept) => (common ?? metrics).scrape(accept),
+    look: async () => common?.look() ?? look(),
+    endStream: async (id) => common?.endStream(id) ?? endStream(id),
+  });
   await serveClients();
   applyProcessSettings();
   try {
@@ -351,7 +392,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   }
   return {
     ...{ url: urlOf(app, initial), opsUrl: urlOf(ops, ops === app ? initial : undefined) },
-    ...{ reload, reloadFailed: () => metrics.reloaded(false), drain, close, read: metrics.read },
+    ...{ reload, reloadFailed: () => metrics.reloaded(false), drain, close, read: metrics.read, look, endStream },
   };
 }
 

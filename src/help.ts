@@ -80,6 +80,17 @@ Examples
   sluicegate doctor http://127.0.0.1:8080/v1
   sluicegate doctor https://llm.example.com/v1 --key sk-sluicegate-... --silence 2m`,
   },
+  top: {
+    usage: 'top [URL] [--once] [--token TOKEN]',
+    brief: 'what is streaming now, once a second, in the terminal',
+    more: `Shows what the live page shows, as the ops listener at URL tells it; without URL, the one at $SLUICEGATE_OPS_LISTEN
+(127.0.0.1:9464). One look where nobody watches, as in a pipe. q or Ctrl-C ends it.
+
+      --once          one look
+      --token TOKEN   where the listener asks for ops.token; or $SLUICEGATE_OPS_TOKEN
+
+Exit codes: 0 clean, 2 where it cannot be had.`,
+  },
   demo: {
     usage: 'demo [--listen HOST:PORT]',
     brief: 'the demo upstream alone, an OpenAI-compatible server that needs no key',

@@ -25,11 +25,21 @@ import { commands, nearestCommand, writeCommandHelp, writeHelp } from './help.ts
 import { hashKey } from './http/auth.ts';
 import { MAX_NOTICE_MS } from './http/notice.ts';
 import { createLogger, faultFacts, type Logger } from './telemetry/log.ts';
+import { runTop } from './top/top.ts';
 
 const EXIT = { clean: 0, badConfiguration: 1, couldNotStart: 2 } as const;
 const DEFAULT_FILE = 'config/sluicegate.yaml';
 
-type Flags = { config?: string; listen?: string; watch?: boolean; key?: string; silence?: string; json?: boolean };
+type Flags = {
+  config?: string;
+  listen?: string;
+  watch?: boolean;
+  key?: string;
+  silence?: string;
+  json?: boolean;
+  token?: string;
+  once?: boolean;
+};
 
 /** Which flags mean something to which command; a flag that would not be heeded is an error. */
 const FLAGS_OF: Record<string, readonly (keyof Flags)[]> = {
@@ -37,6 +47,7 @@ const FLAGS_OF: Record<string, readonly (keyof Flags)[]> = {
   check: ['config'],
   demo: ['listen'],
   doctor: ['key', 'silence', 'json'],
+  top: ['token', 'once'],
 };
 
 /** Names of clients in the start-up lines. */
@@ -64,6 +75,7 @@ async function main(argv: string[]): Promise<number | undefined> {
   if (unheeded !== undefined) return refuseUsage(`${command} does not take --${unheeded}`, command);
   if (command === 'key') return makeKey(rest);
   if (command === 'doctor') return doctor(rest, values);
+  if (command === 'top') return top(rest, values);
   if (rest.length > 0) return refuseUsage(`unexpected argument "${rest[0]}"`, command);
   if (command === 'check') return check(values);
   if (command === 'demo') return demo(values);
@@ -89,6 +101,8 @@ function readArguments(argv: string[]) {
     key: { type: 'string' },
     silence: { type: 'string' },
     json: { type: 'boolean' },
+    token: { type: 'string' },
+    once: { type: 'boolean' },
     help: { type: 'boolean', short: 'h' },
     version: { type: 'boolean', short: 'v' },
   } as const;
@@ -180,6 +194,21 @@ async function doctor([url, ...rest]: string[], flags: Flags): Promise<number> {
   const result = await examine({ base: new URL(url), key: key || undefined, silenceMs, version: readVersion(), onStep });
   process.stdout.write(flags.json ? writeJson(result) : writeReport(result));
   return exitCodeOf(result);
+}
+
+async function top([url, ...rest]: string[], flags: Flags): Promise<number> {
+  if (rest.length > 0) return refuseUsage(`unexpected argument "${rest[0]}"`, 'top');
+  const { SLUICEGATE_OPS_LISTEN = '127.0.0.1:9464', SLUICEGATE_OPS_TOKEN } = process.env;
+  const ended = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => ended.abort());
+  const how = {
+    url: url ?? reachable(`http://${SLUICEGATE_OPS_LISTEN}`),
+    token: flags.token ?? SLUICEGATE_OPS_TOKEN,
+    isOnce: flags.once === true,
+    ended: ended.signal,
+  };
+  const isWell = await runTop(how, { input: process.stdin, output: process.stdout, errors: process.stderr });
+  return isWell ? EXIT.clean : EXIT.couldNotStart;
 }
 
 async function demo(flags: Flags): Promise<number | undefined> {

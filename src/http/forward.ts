@@ -1,7 +1,7 @@
 // THE route: one request goes up, its answer comes down, and whoever leaves first, both ends are settled once.
 import type { Upstream } from '../config.ts';
 import { type ErrorCode, type ErrorDetail, GatewayError } from '../errors.ts';
-import type { Ledger, Outcome, Phase } from '../exchange.ts';
+import type { Exchange, Ledger, Outcome, Phase } from '../exchange.ts';
 import { outputSoFar } from '../spending.ts';
 import type { HeaderList } from '../upstream/headers.ts';
 import { type Answer, type AnswerParts, answerError, beginAnswer, beginUnheard, type Journey } from './answer.ts';
@@ -24,8 +24,11 @@ export interface Station extends AnswerParts, EntranceParts, TriesParts {
 
 /** A request that is on its way. */
 export interface Passage {
+  readonly exchange: Exchange;
   /** Ends it now, as `draining`. */
   drain(): void;
+  /** Ends it now, as its operator wishes. */
+  end(): void;
 }
 
 /** How requests end whose upstream did its part badly after its answer had begun. */
@@ -194,7 +197,11 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
     onRefused: (failure) => fail(asGatewayError(failure, station.onFault), 'rejected'),
     onExhausted: () => fail('insufficient_quota', 'rejected'),
   });
-  const passage: Passage = { drain: () => fail('draining', 'drained') };
+  const passage: Passage = {
+    exchange,
+    drain: () => fail('draining', 'drained'),
+    end: () => fail('ended_by_operator', 'rejected'),
+  };
   station.passages.add(passage);
   const stopJudging = clock.onBeat(judge);
   response.once('close', onClientGone);

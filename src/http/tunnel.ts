@@ -160,8 +160,13 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
   }
 
   const passage: Passage = {
+    exchange,
     drain() {
       fail('draining', 'drained');
+      channel?.hurry();
+    },
+    end() {
+      fail('ended_by_operator', 'rejected');
       channel?.hurry();
     },
   };

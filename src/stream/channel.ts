@@ -43,7 +43,12 @@ export interface Channel {
 }
 
 /** RFC 6455 7.4.1 and IANA's registry: what SDKs go by when they decide whether to open another session. */
-const CLOSE_CODES: Readonly<Record<string, number>> = { draining: 1012, upstream_total_timeout: 1001, insufficient_quota: 1008 };
+const CLOSE_CODES: Readonly<Record<string, number>> = {
+  draining: 1012,
+  upstream_total_timeout: 1001,
+  insufficient_quota: 1008,
+  ended_by_operator: 1008,
+};
 const INTERNAL_ERROR = 1011;
 /** What an upstream says that means no trouble: normal, going away, and no code at all. */
 const GOOD_CODES = new Set([undefined, 1000, 1001, 1005]);

@@ -1,6 +1,7 @@
 // What the primary and its workers serve each other.
 import type { Config } from '../config.ts';
 import type { Answer, Question } from '../limits/remote.ts';
+import type { View } from '../telemetry/board.ts';
 import type { Extent, Page, Snapshot } from '../telemetry/registry.ts';
 import type { Failure } from './line.ts';
 
@@ -35,12 +36,16 @@ export type PrimaryCalls = {
   /** Resolves when whoever asks that has heard that all are leaving. */
   noticed(): Promise<void>;
   scrape(accept: string): Promise<Page>;
+  look(): Promise<View>;
+  endStream(id: string): Promise<boolean>;
 };
 
 export type WorkerCalls = {
   reload(config: Config): Promise<void>;
   reloadFailed(): Promise<void>;
   read(extent: Extent): Promise<Snapshot>;
+  look(): Promise<View>;
+  endStream(id: string): Promise<boolean>;
   /** Drains, by default for `server.drain`, and ends the process. */
   close(drainMs?: number): Promise<void>;
 };

@@ -16,6 +16,7 @@ import { type Call, channelOf, createLine, errorOf } from './line.ts';
 import { createPauses } from './pauses.ts';
 import { choosePorts } from './ports.ts';
 import { shareOf } from './share.ts';
+import { gatherViews } from './views.ts';
 
 export interface WorkersParts {
   readonly config: Config;
@@ -31,6 +32,8 @@ interface Member {
   readonly worker: Worker;
   readonly call: Call<WorkerCalls>;
   read(extent: Extent): ReturnType<WorkerCalls['read']>;
+  look(): ReturnType<WorkerCalls['look']>;
+  endStream(id: string): ReturnType<WorkerCalls['endStream']>;
 }
 
 /** A worker that takes longer to say that it leaves is not waited for. */
@@ -63,6 +66,7 @@ async function supervise({ config: initial, log, count, args }: WorkersParts): P
   const notice = createNotice(() => performance.now());
   const memory = createMemoryStore();
   const metrics = gatherMetrics(createInstruments());
+  const views = gatherViews();
   const acceptor = catchAcceptor();
   const members = new Set<Member>();
   /** Who has each seat; nobody for a moment where one has died. */
@@ -91,7 +95,12 @@ async function supervise({ config: initial, log, count, args }: WorkersParts): P
       channelOf(worker),
       callsOf(() => member),
     );
-    const member: Member = { seat, worker, call, read: (extent) => call('read', extent) };
+    const member: Member = {
+      ...{ seat, worker, call },
+      read: (extent) => call('read', extent),
+      look: () => call('look'),
+      endStream: (id) => call('endStream', id),
+    };
     members.add(member);
     seats[seat] = member;
     worker.once('exit', (code: number | null, signal: string | null) => onExit(member, signal ?? code));
@@ -107,6 +116,7 @@ async function supervise({ config: initial, log, count, args }: WorkersParts): P
       hello: () => ({ config: shareOf(config, count, member().seat), isReloadFailed }),
       serving(urls) {
         metrics.add(member());
+        views.add(member());
         servingCount += 1;
         if (servingCount === count) started.resolve(urls);
         else if (state === 'serving') log.info({ pid: member().worker.process.pid }, 'another worker serves');
@@ -130,6 +140,8 @@ async function supervise({ config: initial, log, count, args }: WorkersParts): P
         await noticed;
       },
       scrape: metrics.scrape,
+      look: views.look,
+      endStream: views.endStream,
     };
   }
 
@@ -141,6 +153,7 @@ async function supervise({ config: initial, log, count, args }: WorkersParts): P
   function onExit(member: Member, end: string | number | null): void {
     if (!members.delete(member)) return;
     metrics.bury(member);
+    views.bury(member);
     leaving.delete(member);
     lookWhoLeaves();
     started.reject(new Error(`a worker ended (${end}) before it served`));

@@ -30,6 +30,8 @@ export async function startWorker(version: string, isTerminal: boolean): Promise
     reload: async (config) => (await started.promise).reload(config),
     reloadFailed: async () => (await started.promise).reloadFailed(),
     read: async (extent) => (await started.promise).read(extent),
+    look: async () => (await started.promise).look(),
+    endStream: async (id) => (await started.promise).endStream(id),
     async close(drainMs) {
       await end(drainMs);
       closed.resolve();
@@ -52,6 +54,8 @@ export async function startWorker(version: string, isTerminal: boolean): Promise
     notice: { asked: () => tell('asked'), given: () => call('noticed') },
     countInMemory: () => createRemoteStore((questions) => call('count', questions)),
     scrape: (accept: string) => call('scrape', accept),
+    look: () => call('look'),
+    endStream: (id: string) => call('endStream', id),
   };
 
   /** Nothing is to be done where the primary is gone. */

@@ -1,11 +1,10 @@
 // Promise: a web page reads streams through Sluicegate as they come, if its origin is allowed, and can do nothing at all if it is not.
-import { accessSync, constants } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { delimiter, join } from 'node:path';
-import { type Browser, chromium, type Page } from 'playwright-core';
+import type { Page } from 'playwright-core';
 import t, { type Test } from 'tap';
 import { hashKey } from '../../src/http/auth.ts';
+import { createBrowser, skipWithoutChromium } from '../support/chromium.ts';
 import { startTestGateway, UPSTREAM_KEY } from '../support/gateway.ts';
 import { startUpstream } from '../support/upstream.ts';
 import { createWaiting } from '../support/waiting.ts';
@@ -17,27 +16,10 @@ interface PageScope {
 }
 
 const CLIENT_KEY = 'sk-of-the-page';
-const executablePath = ['/usr/bin', ...(process.env.PATH ?? '').split(delimiter)]
-  .map((folder) => join(folder, 'chromium'))
-  .find(isExecutable);
-const skip = executablePath === undefined && 'Chromium is not installed';
-/** Nothing of its own goes out, and the streams under test go over TCP. */
-const args =
-  '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync';
-
-let launched: Promise<Browser> | undefined;
-t.teardown(async () => (await launched)?.close());
+const skip = skipWithoutChromium;
+const launch = createBrowser(t);
 const allowed = await serveEmptyPage();
 const denied = await serveEmptyPage();
-
-function isExecutable(file: string): boolean {
-  try {
-    accessSync(file, constants.X_OK);
-    return true;
-  } catch {
-    return false;
-  }
-}
 
 /** An origin of its own, with an empty page. */
 async function serveEmptyPage(): Promise<string> {
@@ -53,8 +35,7 @@ async function serveEmptyPage(): Promise<string> {
 }
 
 async function openPage(t: Test, origin: string): Promise<{ page: Page; heard(text: string): Promise<true> }> {
-  launched ??= chromium.launch({ executablePath: executablePath ?? '', args: args.split(' ') });
-  const page = await (await launched).newPage();
+  const page = await (await launch()).newPage();
   t.teardown(() => page.close());
   const waiting = createWaiting(10_000);
   const reports: string[] = [];

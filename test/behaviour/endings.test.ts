@@ -21,7 +21,7 @@ async function reach(
   { phase, instead, call = chat }: Ending,
   gateway: TestGateway,
   upstream: ScriptedUpstream,
-): Promise<Omit<Scene, 'drain'>> {
+): Promise<Pick<Scene, 'client' | 'request'>> {
   const client = await connect(gateway.port);
   if (phase === 'upload') {
     client.request({ method: 'POST', target: '/v1/files', chunked: true });
@@ -55,6 +55,12 @@ async function flowHasStopped(gateway: TestGateway): Promise<void> {
     if (relayed === last && relayed > 0) return;
     last = relayed;
   }
+}
+
+/** As the live page and curl do. */
+async function endFirst({ opsUrl }: TestGateway): Promise<void> {
+  const { streams } = (await (await fetch(`${opsUrl}/api/streams`)).json()) as { streams: { id: string }[] };
+  await fetch(`${opsUrl}/api/streams/${streams[0]?.id}`, { method: 'DELETE', headers: { 'x-sluicegate-action': 'end' } });
 }
 
 async function assertClient(t: Test, { client: expected }: Ending, { client }: Scene): Promise<void> {
@@ -100,7 +106,7 @@ async function playEnding(t: Test, row: Ending): Promise<void> {
     ...row.settings,
     server: { drain: '1ms', ...row.settings?.server },
   });
-  const scene = { ...(await reach(row, gateway, upstream)), drain: () => void gateway.drain() };
+  const scene = { ...(await reach(row, gateway, upstream)), drain: () => void gateway.drain(), end: () => endFirst(gateway) };
   await row.act(scene);
   await assertClient(t, row, scene);
   await assertInvariants(t, row, gateway, upstream);

@@ -348,6 +348,22 @@ t.test('A11 a handshake behind a request that is under way is refused', async (t
   t.equal(upstream.requestCount, 1);
 });
 
+t.test('a session that an operator ends', async (t) => {
+  const scene = await start(t);
+  const { gateway } = scene;
+  const { client, session } = await open(t, scene);
+  const { streams } = (await (await fetch(`${gateway.opsUrl}/api/streams`)).json()) as { streams: { id: string; endpoint: string }[] };
+  t.match(streams, [{ endpoint: '/v1/realtime' }]);
+  session.socket.send(done(3, 4));
+  await client.next();
+  const how = { method: 'DELETE', headers: { 'x-sluicegate-action': 'end' } };
+  t.equal((await fetch(`${gateway.opsUrl}/api/streams/${streams[0]?.id}`, how)).status, 202);
+  t.match(JSON.parse(String(await client.next())), { type: 'error', error: { code: 'ended_by_operator' } });
+  t.match(await client.closed, { code: 1008, reason: 'ended_by_operator' });
+  await session.closed;
+  t.match(await gateway.ended(), { outcome: 'rejected', rejection: 'ended_by_operator', tokens: { input: 3, output: 4 } });
+});
+
 t.test('limits: streams, requests, tokens of each response.done, and the budget that cuts', async (t) => {
   const models = [{ match: '*', upstreams: ['main'], price: { input: 1_000_000, output: 1_000_000 } }]; // a dollar a token
   const limits = { requestsPerMinute: 6, tokensPerMinute: 100, concurrentStreams: 1, budget: { usd: 150, per: 'day' }, onExhausted: 'cut' };

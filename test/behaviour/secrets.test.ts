@@ -289,7 +289,14 @@ async function playEnds(t: Test, stage: Stage): Promise<void> {
   await stage.ask(anonymous.opsUrl, { method: 'GET', target: '/metrics', headers: { authorization: `Bearer ${canaries.unknownKey}` } });
   for (const { opsUrl } of [unreachable, anonymous]) await stage.scrape(opsUrl);
 
-  const { url, close } = await stage.start(upstream.url);
+  const { url, opsUrl, close } = await stage.start(upstream.url);
+  const ended = await beginStream(stage, url, upstream);
+  const headers = { authorization: `Bearer ${canaries.opsToken}`, 'x-sluicegate-action': 'end' };
+  const shown = await (await fetch(`${opsUrl}/api/streams`, { headers })).text();
+  t.strictSame(leaksIn(shown), [], 'no canary in what the live page shows');
+  await fetch(`${opsUrl}/api/streams/${/"id":"([^"]+)"/.exec(shown)?.[1]}`, { method: 'DELETE', headers });
+  await ended.client.until('ended_by_operator');
+
   const { client } = await beginStream(stage, url, upstream);
   const closed = close();
   await client.until('draining');

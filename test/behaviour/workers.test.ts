@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as delayFor } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { stringify } from 'yaml';
+import type { View } from '../../src/telemetry/board.ts';
 import { type Metrics, parseMetrics } from '../support/metrics.ts';
 import { type Running, runSluicegate } from '../support/process.ts';
 import { startUpstream, type UpstreamRequest } from '../support/upstream.ts';
@@ -161,6 +162,42 @@ async function call(port: number, key: string): Promise<number> {
 }
 
 const passed = (statuses: readonly number[]) => statuses.filter((status) => status === 200).length;
+
+t.test('whichever worker is asked shows the streams of all, and ends any of them', { buffered: true }, async (t) => {
+  const upstream = await upstreamFor(t);
+  const gateway = await serve(t, settingsOf(upstream.url));
+  t.match(await finish(await openStream(upstream, gateway.port)), '[DONE]');
+  const streams: Stream[] = [];
+  for (let n = 0; n < 4; n += 1) streams.push(await openStream(upstream, gateway.port));
+  const look = async () => (await (await fetch(`${gateway.opsUrl}/api/streams`)).json()) as View;
+  for (let n = 0; n < 3; n += 1) {
+    const view = await look();
+    t.match(view, {
+      workers: 2,
+      streamCount: 4,
+      totals: { requests: 1, outcomes: { completed: 1 } },
+      upstreams: [{ name: 'main', active: 4 }],
+    });
+    t.equal(new Set(view.streams.map(({ id }) => id)).size, 4, 'each has an id of its own');
+  }
+  for (const { id } of (await look()).streams) {
+    const how = { method: 'DELETE', headers: { 'x-sluicegate-action': 'end' } };
+    t.equal((await fetch(`${gateway.opsUrl}/api/streams/${id}`, how)).status, 202);
+  }
+  for (const { client } of streams) {
+    await client.closed;
+    t.match(client.raw().toString(), '"code":"ended_by_operator"');
+  }
+  await until('all to be told', async () => (await look()).totals.requests === 5);
+  const view = await look();
+  t.match(view, { streamCount: 0, totals: { outcomes: { completed: 1, rejected: 4 } } });
+  t.equal(view.recent.length, 5);
+
+  const [first = 0] = gateway.pids();
+  process.kill(first, 'SIGKILL');
+  await until('another worker to serve', async () => (await look()).workers === 2 && !gateway.pids().includes(first));
+  t.match(await look(), { totals: { requests: 5 } }, 'what a dead worker had counted stays');
+});
 
 t.test('one port, one scrape; a worker that is killed costs its own streams, and no count', { buffered: true }, async (t) => {
   const upstream = await upstreamFor(t);

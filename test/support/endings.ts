@@ -20,6 +20,8 @@ export interface Scene {
   readonly request: UpstreamRequest;
   /** Shuts the gateway down. */
   drain(): void;
+  /** Ends the request as an operator does, from the ops listener. */
+  end(): Promise<void>;
 }
 
 export interface Ending {
@@ -59,9 +61,9 @@ async function begin({ request, client }: Scene): Promise<void> {
   await client.until('Hello');
 }
 
-const inStream = (act: (scene: Scene) => void) => async (scene: Scene) => {
+const inStream = (act: (scene: Scene) => void | Promise<void>) => async (scene: Scene) => {
   await begin(scene);
-  act(scene);
+  await act(scene);
 };
 
 const inEvent = (act: (scene: Scene) => void) => async (scene: Scene) => {
@@ -129,6 +131,16 @@ export const endings: readonly Ending[] = [
     upstream: CLOSED,
     outcome: 'drained',
     act: ({ drain }) => drain(),
+  },
+  {
+    ids: 'operator',
+    phase: 'connect',
+    cause: 'its operator ends it (live page)',
+    instead: 'mute',
+    client: { status: 503, code: 'ended_by_operator' },
+    upstream: CLOSED,
+    outcome: 'rejected',
+    act: ({ end }) => end(),
   },
   {
     ids: 'B3',
@@ -253,6 +265,15 @@ export const endings: readonly Ending[] = [
     upstream: CLOSED,
     outcome: 'drained',
     act: ({ drain }) => drain(),
+  },
+  {
+    ids: 'operator',
+    phase: 'headers',
+    cause: 'its operator ends it (live page)',
+    client: { status: 503, code: 'ended_by_operator' },
+    upstream: CLOSED,
+    outcome: 'rejected',
+    act: ({ end }) => end(),
   },
 
   {
@@ -397,6 +418,15 @@ export const endings: readonly Ending[] = [
     upstream: CLOSED,
     outcome: 'drained',
     act: inStream(({ drain }) => drain()),
+  },
+  {
+    ids: 'operator',
+    phase: 'stream',
+    cause: 'its operator ends it (live page)',
+    client: { event: 'ended_by_operator' },
+    upstream: CLOSED,
+    outcome: 'rejected',
+    act: inStream(({ end }) => end()),
   },
   {
     ids: 'onExhausted',
@@ -613,6 +643,15 @@ export const endings: readonly Ending[] = [
     upstream: CLOSED,
     outcome: 'drained',
     act: ({ drain }) => drain(),
+  },
+  {
+    ids: 'operator',
+    phase: 'upload',
+    cause: 'its operator ends it (live page)',
+    client: { status: 503, code: 'ended_by_operator' },
+    upstream: CLOSED,
+    outcome: 'rejected',
+    act: ({ end }) => end(),
   },
 ];
 

@@ -25,12 +25,18 @@ export function runSluicegate(t: Test, args: string[], env: Record<string, strin
   return runCommand(t, [...command, ...args], env, cwd);
 }
 
-/** As `runSluicegate`, for any command. */
-export function runCommand(t: Test, [file = '', ...args]: string[], env: Record<string, string> = {}, cwd?: string): Running {
+/** As `runSluicegate`, for any command; with `pipe`, whose standard input is the test's to write. */
+export function runCommand(
+  t: Test,
+  [file = '', ...args]: string[],
+  env: Record<string, string> = {},
+  cwd?: string,
+  stdin: 'ignore' | 'pipe' = 'ignore',
+): Running {
   const child = spawn(file, args, {
     env: { PATH: process.env.PATH ?? '', ...env },
     ...(cwd && { cwd }),
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: [stdin, 'pipe', 'pipe'],
   });
   const waiting = createWaiting(15_000);
   const output = { stdout: '', stderr: '' };

@@ -66,6 +66,7 @@ t.test('a file with an upstream only gets the documented defaults, deeply frozen
     },
     ops: { listen: { host: '127.0.0.1', port: 9464 }, token: undefined },
     log: { level: 'info', format: 'auto' },
+    traces: undefined,
     sse: { heartbeatMs: 15_000, earlyHeadersMs: Infinity },
     upstreams: [
       {
@@ -585,6 +586,40 @@ t.test('with a file the environment changes listeners and adds a client, and its
     problemsOf(load(text.replace('name: a', 'name: default'), env)),
     only(/^environment: SLUICEGATE_KEY repeats the name of another client/),
   );
+});
+
+t.test("OpenTelemetry's variables say where traces go, what the file leaves open of it", async (t) => {
+  const traces = (yaml: string, env: Environment) => configOf(load(`upstreams: { ${OPENAI} }\n${yaml}`, env)).traces;
+  const defaults = { headers: {}, service: 'sluicegate', resource: {}, sampler: 'parentbased_always_on', sample: 1 };
+  const endpoint = { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://otel:4318' };
+  t.strictSame(traces('', endpoint), { ...defaults, endpoint: 'http://otel:4318/v1/traces' });
+  t.strictSame(traces('traces: { endpoint: "http://otel:4318" }', {}), { ...defaults, endpoint: 'http://otel:4318/v1/traces' });
+  t.equal(traces('', { ...endpoint, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'https://t/in' })?.endpoint, 'https://t/in');
+  const off = [{ OTEL_SDK_DISABLED: 'true' }, { OTEL_TRACES_EXPORTER: 'none' }, { OTEL_EXPORTER_OTLP_ENDPOINT: '' }];
+  for (const variables of off) t.equal(traces('', { ...endpoint, ...variables }), undefined);
+  t.equal(traces('traces: { endpoint: off }', endpoint), undefined, 'the file is about this one');
+  t.equal(traces('', { OTEL_SERVICE_NAME: 'x', OTEL_TRACES_SAMPLER: 'nonsense' }), undefined, 'nothing else turns them on');
+  const all = {
+    ...{ ...endpoint, OTEL_SERVICE_NAME: 'gate', OTEL_RESOURCE_ATTRIBUTES: 'service.name=other,a.b=c%20d' },
+    ...{ OTEL_EXPORTER_OTLP_HEADERS: 'x-a=1,x-b=2', OTEL_EXPORTER_OTLP_TRACES_HEADERS: 'x-b=3' },
+    ...{ OTEL_TRACES_SAMPLER: 'parentbased_traceidratio', OTEL_TRACES_SAMPLER_ARG: '0.25' },
+  };
+  t.strictSame(traces('', all), {
+    ...{ endpoint: 'http://otel:4318/v1/traces', headers: { 'x-a': '1', 'x-b': '3' }, service: 'gate', resource: { 'a.b': 'c d' } },
+    ...{ sampler: 'parentbased_traceidratio', sample: 0.25 },
+  });
+  t.equal(traces('traces: { service: mine }', all)?.service, 'mine');
+  t.match(problemsWith('', { ...endpoint, OTEL_TRACES_SAMPLER: 'xray' }), only(/^environment: OTEL_TRACES_SAMPLER .* write one of/));
+  t.match(problemsWith('', { ...endpoint, OTEL_RESOURCE_ATTRIBUTES: 'a' }), only(/^environment: OTEL_RESOURCE_ATTRIBUTES is not a list/));
+  t.match(
+    problemsWith('', { ...endpoint, OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc' }),
+    only(/^environment: OTEL_EXPORTER_OTLP_PROTOCOL asks for/),
+  );
+  t.match(problemsWith('traces: { endpoint: otel }'), only(/^gate.yaml:2:\d+: traces\.endpoint .*http:\/\/127/));
+  t.match(problemsWith('traces: { headers: { host: a } }'), only(/traces\.headers\.host is set by the gateway/));
+  const printed = printConfig(configOf(load(`upstreams: { ${OPENAI} }`, all)));
+  t.match(printed, /headers:\n {4}x-a: ••••/);
+  t.match(printed, /sampler: parentbased_traceidratio/);
 });
 
 t.test('what is printed loads again as the same configuration, and has no secret in it', async (t) => {

@@ -6,6 +6,7 @@ import type { ErrorCode } from '../errors.ts';
 import type { Exchange, Outcome, Phase } from '../exchange.ts';
 import type { Clock } from '../stream/clock.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
+import type { TracedTry } from '../telemetry/traces.ts';
 import type { UpstreamCall, UpstreamFailure, UpstreamRequest } from '../upstream/client.ts';
 import { handshakeHeaders } from '../upstream/handshake.ts';
 import { type HeaderList, isKeyInjected, requestHeaders } from '../upstream/headers.ts';
@@ -111,6 +112,7 @@ export function createAttempt(parts: AttemptParts, events: AttemptEvents): Attem
   let isOver = false;
   let isTold = false;
   let taker: Taker | undefined;
+  let traced: TracedTry | undefined;
 
   function begin(request: UpstreamRequest): void {
     exchange.upstream = upstream.name;
@@ -118,7 +120,8 @@ export function createAttempt(parts: AttemptParts, events: AttemptEvents): Attem
     exchange.cause = undefined;
     events.onPhase('connect');
     calledAtMs = clock.now();
-    call = client.send(request, {
+    traced = exchange.trace?.begin(upstream.name, edit.model, calledAtMs);
+    call = client.send(traced === undefined ? request : { ...request, headers: traced.carry(request.headers) }, {
       onStart() {
         connectedAtMs = clock.now();
         events.onPhase('upload');
@@ -131,6 +134,7 @@ export function createAttempt(parts: AttemptParts, events: AttemptEvents): Attem
       onHead,
       onSwitch(headers, socket) {
         isHeadDue = false;
+        traced?.answered(101);
         metrics.response(upstream.name, 101);
         trial.answered();
         trial.close();
@@ -149,6 +153,7 @@ export function createAttempt(parts: AttemptParts, events: AttemptEvents): Attem
 
   function onHead(status: number, headers: HeaderList): void {
     isHeadDue = false;
+    traced?.answered(status);
     metrics.response(upstream.name, status);
     if (status >= 500) trial.failed();
     else if (!isRefusal(status, upstream)) trial.answered();
@@ -174,6 +179,7 @@ export function createAttempt(parts: AttemptParts, events: AttemptEvents): Attem
   function tell(result: string): void {
     if (isTold) return;
     isTold = true;
+    traced?.end(result, clock.now());
     metrics.attempt(upstream.name, result);
     exchange.tried.push(`${upstream.name} ${result}`);
   }

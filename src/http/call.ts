@@ -26,6 +26,8 @@ export interface Call {
    * @throws GatewayError `invalid_request` where parsers could read two of them, or none: what is authorised must be what is sent
    */
   model(): string | undefined;
+  /** The model that it seems to name, for the record only. */
+  seemsFor(): string | undefined;
   /** How the whole body is made to name another model; undefined where it names none. */
   rename(model: string): Splice | undefined;
   /** Whether the call, of an endpoint that leaves so much, leaves nothing behind, and goes by nothing that was left before. */
@@ -69,6 +71,7 @@ export function createCall(request: IncomingMessage): Call | undefined {
       }
       return model;
     },
+    seemsFor: () => decodeString(members.value('model') ?? ''),
     rename(model) {
       const member = members.member('model');
       if (member === undefined) return undefined;

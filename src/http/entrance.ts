@@ -4,6 +4,7 @@ import type { Readable } from 'node:stream';
 import type { Config } from '../config.ts';
 import { GatewayError } from '../errors.ts';
 import { reserveFor } from '../spending.ts';
+import { modelOfPath } from '../upstream/router.ts';
 import { applySplices, type Splice } from '../upstream/splice.ts';
 import type { Journey } from './answer.ts';
 import { createCall } from './call.ts';
@@ -72,7 +73,7 @@ export function createEntrance(journey: Journey, parts: EntranceParts, admit: Ad
 
   /** A call is read as it passes, where anything depends on it; its bytes are kept for another try, and for their tokens to be counted. */
   function observe(chunk: Buffer): void {
-    if (isRead || Number.isFinite(config.sse.earlyHeadersMs)) call?.observe(chunk);
+    if (isRead || Number.isFinite(config.sse.earlyHeadersMs) || exchange.trace !== undefined) call?.observe(chunk);
     if (!held.add(chunk) && isRead) events.onRefused(new GatewayError('overloaded'));
   }
 
@@ -142,6 +143,7 @@ export function createEntrance(journey: Journey, parts: EntranceParts, admit: Ad
     keepForCounting: () => held.moveTo(parts.promptRoom, MAX_PROMPT_BYTES),
     close() {
       isClosed = true;
+      exchange.trace?.asked(modelOfPath(journey.requestTarget.path) ?? call?.seemsFor(), call?.isStream() ?? false);
       upload.close();
     },
   };

@@ -1,6 +1,6 @@
 // Holds the configuration to its promises: every problem at once and in its place, no secret in any of them, nothing that throws.
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import t from 'tap';
 import { type Config, configJsonSchema, formatProblem, type LoadResult, loadConfig, type Problem, printConfig } from '../src/config.ts';
 import { createCertificate } from './support/tls.ts';
@@ -668,6 +668,28 @@ t.test('the example shows every supported setting with its default', async (t) =
   ]);
   for (const key of settingsOf(configOf(load(withClient, { OPENAI_API_KEY: 'k' })))) t.match(EXAMPLE, new RegExp(`\\b${key}:`), key);
   t.match(problemsOf(load(EXAMPLE)), only(/the environment variable OPENAI_API_KEY is not set/));
+});
+
+t.test('the further examples, and what the page on moving over shows, are valid and give no warning', async (t) => {
+  const root = new URL('..', import.meta.url);
+  const folder = new URL('config/examples/', root);
+  const files = readdirSync(folder).map((file) => ({ file, text: readFileSync(new URL(file, folder), 'utf8') }));
+  const page = readFileSync(new URL('docs/moving-over.md', root), 'utf8');
+  const blocks = [...page.matchAll(/^```yaml\n# Sluicegate\n([\s\S]*?)^```$/gm)].map(([, text = ''], index) => ({
+    file: `block ${index}`,
+    text,
+  }));
+  t.strictSame([files.length, blocks.length], [4, 2]);
+  for (const { file, text } of [...files, ...blocks]) {
+    const variables = [...text.replace(/#.*$/gm, '').matchAll(/\$\{(\w+)\}/g)].map(([, name = '']) => name);
+    const result = load(text, Object.fromEntries(variables.map((name) => [name, `key-${name}`])));
+    t.strictSame([...problemsOf(result), ...result.warnings.map(formatProblem)], [], file);
+    if (!file.endsWith('.yaml')) continue;
+    const [head = ''] = text.split(/^[^#]/m);
+    for (const name of variables) t.match(head, `${name}=`, `${file} says at its top that it wants ${name}`);
+    t.match(head, 'yaml-language-server: $schema=../sluicegate.schema.json');
+    t.match(head, `-c config/examples/${file}`);
+  }
 });
 
 /** The names of all settings that are printed. */

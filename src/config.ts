@@ -102,6 +102,19 @@ export interface Client {
   limits: Limits;
 }
 
+/** Where spans go, of what. */
+export interface Traces {
+  /** Where OTLP over HTTP takes spans, as it is. */
+  endpoint: string;
+  headers: Record<string, string>;
+  service: string;
+  /** Attributes of the resource besides the service's. */
+  resource: Record<string, string>;
+  sampler: `${'' | 'parentbased_'}${'always_on' | 'always_off' | 'traceidratio'}`;
+  /** The share of traces that are taken, where the sampler goes by one. */
+  sample: number;
+}
+
 /** Deeply frozen. A bound that is `off` is Infinity (which no timer takes), a feature that is `off` is undefined or empty. */
 export interface Config {
   server: {
@@ -121,6 +134,8 @@ export interface Config {
   ops: { listen: Address; token: string | undefined };
   log: { level: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'silent'; format: 'auto' | 'json' | 'pretty' };
   sse: { heartbeatMs: number; earlyHeadersMs: number };
+  /** Undefined: nothing is traced. */
+  traces: Traces | undefined;
   /** In the order of the file. Empty only where neither a file nor the environment names one: then the caller starts the demo upstream. */
   upstreams: Upstream[];
   /** In the order of the file: the first match wins. */
@@ -198,7 +213,7 @@ function inOrder(problems: Problem[]): Problem[] {
 }
 
 function toConfig(settings: Settings, read: Source, files: Files): Config {
-  const { server, ops, log, sse, anonymous } = settings;
+  const { server, ops, log, sse, anonymous, traces } = settings;
   const names = [...new Set([...read.namesAt(['upstreams']), ...Object.keys(settings.upstreams)])];
   return {
     server: {
@@ -218,6 +233,7 @@ function toConfig(settings: Settings, read: Source, files: Files): Config {
     ops: { listen: ops.listen, token: ops.token ?? undefined },
     log: { level: log.level, format: log.format },
     sse: { heartbeatMs: sse.heartbeat, earlyHeadersMs: sse.earlyHeaders },
+    traces: traces.endpoint === null ? undefined : { ...traces, endpoint: traces.endpoint },
     upstreams: names.flatMap((name) => toUpstream(name, settings.upstreams[name], files)),
     models: settings.models.map(toModel),
     clients: settings.clients.map(toClient),

@@ -3,6 +3,7 @@ import type { Price } from './config.ts';
 import type { Amount } from './limits/store.ts';
 import { costOf, spentInAll } from './spending.ts';
 import type { Meter, Metered } from './stream/meter.ts';
+import type { Trace } from './telemetry/traces.ts';
 
 /** How a request ended. Exactly one each. */
 export type Outcome =
@@ -31,7 +32,10 @@ export interface Exchange {
   readonly startedAtMs: number;
   readonly method: string;
   readonly remoteAddress: string;
-  readonly traceId: string | undefined;
+  /** Of the client's traceparent, or of the trace that begins here. */
+  traceId: string | undefined;
+  /** Undefined where nothing is traced, or not this request. */
+  trace: Trace | undefined;
   client: string;
   endpoint: string;
   operation: string | undefined;
@@ -103,6 +107,7 @@ export function createExchange(arrival: Arrival): Exchange {
     method,
     remoteAddress,
     traceId,
+    trace: undefined,
     client: 'anonymous',
     endpoint: 'other',
     operation: undefined,

@@ -34,6 +34,7 @@ import { createBoard, type View } from './telemetry/board.ts';
 import { faultFacts, type Logger, logExchange } from './telemetry/log.ts';
 import { createMetrics } from './telemetry/metrics.ts';
 import type { Extent, Page, Snapshot } from './telemetry/registry.ts';
+import { openTraces, type Tracer } from './telemetry/traces.ts';
 import { createBalance } from './upstream/balance.ts';
 import type { ConnectionCounts } from './upstream/client.ts';
 import { createOutlet, type Outlet } from './upstream/outlet.ts';
@@ -155,6 +156,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   let store = await openLimitStore(initial.limits, tellStore, common?.countInMemory);
   let storeChange: Promise<void> = Promise.resolve();
   const limiter = await createLimiter(app, { config: () => current.config, store: () => store, leases, now: clock.now });
+  let tracer = await openTracer(initial);
   let current = createGeneration(initial, outletsFor(initial));
 
   function tell(exchange: Exchange): void {
@@ -162,6 +164,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
       metrics.record(exchange);
       board.record(exchange);
       logExchange(log, exchange);
+      tracer?.record(exchange);
     } catch (fault) {
       onFault(fault);
     }
@@ -193,6 +196,22 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   function tellStore(isUp: boolean, code: string | undefined): void {
     if (isUp) log.info('the limit store is back');
     else log.error({ code }, 'the limit store is away');
+  }
+
+  async function openTracer({ traces }: Config): Promise<Tracer | undefined> {
+    return traces && openTraces(traces, version, { onSpans: metrics.spans, onCollector: tellCollector });
+  }
+
+  function tellCollector(isUp: boolean, code: string | undefined): void {
+    if (isUp) log.info('the collector of traces is back');
+    else log.error({ code }, 'the collector of traces is away: spans are dropped');
+  }
+
+  /** What is under way may send its spans to the next one. */
+  async function changeTracer(config: Config): Promise<void> {
+    const before = tracer;
+    tracer = await openTracer(config);
+    void before?.close().catch(onFault);
   }
 
   /**
@@ -269,6 +288,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
     applyProcessSettings();
     reloadCertificate(config);
     if (!isDeepStrictEqual(config.limits, before.config.limits)) changeStore(config.limits);
+    if (!isDeepStrictEqual(config.traces, before.config.traces)) await changeTracer(config);
     metrics.reloaded(true);
   }
 
@@ -311,6 +331,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   async function handle(request: FastifyRequest, reply: FastifyReply): Promise<void> {
     const { gates, station } = current;
     const exchange = recordArrival(request, clock.now());
+    tracer?.begin(exchange, request.headers);
     request.exchange = exchange;
     ledger.open(exchange);
     // A second request before the first has its answer would be sent up at once, and its client's going not be noticed.
@@ -362,6 +383,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   async function close(drainMs?: number): Promise<void> {
     await drain(drainMs);
     await ledger.settled();
+    await tracer?.close();
     if (ops !== app) await ops.close();
     for (const outlet of [...current.outlets.values(), ...retired]) outlet.close();
     leases.close();

@@ -61,8 +61,8 @@ const FAULT_DRAIN_MS = 3000;
 const WORKER = 'worker';
 /** They reach every process of a terminal's or a service's group; the primary tells its workers what to do. */
 const SIGNALS_OF_PRIMARY = ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTERM'] as const;
-/** For what comes after the drain: the last events read, the last tokens counted. */
-const OVERTIME_MS = 2000;
+/** For what comes after the drain: the last events read, the last tokens counted, the last spans sent. */
+const OVERTIME_MS = 3500;
 
 async function main(argv: string[]): Promise<number | undefined> {
   const { values, positionals } = readArguments(argv);

@@ -1,6 +1,6 @@
 // Holds the configuration to its promises: every problem at once and in its place, no secret in any of them, nothing that throws.
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import t from 'tap';
 import { type Config, configJsonSchema, formatProblem, type LoadResult, loadConfig, type Problem, printConfig } from '../src/config.ts';
 import { createCertificate } from './support/tls.ts';
@@ -66,6 +66,7 @@ t.test('a file with an upstream only gets the documented defaults, deeply frozen
     },
     ops: { listen: { host: '127.0.0.1', port: 9464 }, token: undefined },
     log: { level: 'info', format: 'auto' },
+    traces: undefined,
     sse: { heartbeatMs: 15_000, earlyHeadersMs: Infinity },
     upstreams: [
       {
@@ -587,6 +588,40 @@ t.test('with a file the environment changes listeners and adds a client, and its
   );
 });
 
+t.test("OpenTelemetry's variables say where traces go, what the file leaves open of it", async (t) => {
+  const traces = (yaml: string, env: Environment) => configOf(load(`upstreams: { ${OPENAI} }\n${yaml}`, env)).traces;
+  const defaults = { headers: {}, service: 'sluicegate', resource: {}, sampler: 'parentbased_always_on', sample: 1 };
+  const endpoint = { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://otel:4318' };
+  t.strictSame(traces('', endpoint), { ...defaults, endpoint: 'http://otel:4318/v1/traces' });
+  t.strictSame(traces('traces: { endpoint: "http://otel:4318" }', {}), { ...defaults, endpoint: 'http://otel:4318/v1/traces' });
+  t.equal(traces('', { ...endpoint, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'https://t/in' })?.endpoint, 'https://t/in');
+  const off = [{ OTEL_SDK_DISABLED: 'true' }, { OTEL_TRACES_EXPORTER: 'none' }, { OTEL_EXPORTER_OTLP_ENDPOINT: '' }];
+  for (const variables of off) t.equal(traces('', { ...endpoint, ...variables }), undefined);
+  t.equal(traces('traces: { endpoint: off }', endpoint), undefined, 'the file is about this one');
+  t.equal(traces('', { OTEL_SERVICE_NAME: 'x', OTEL_TRACES_SAMPLER: 'nonsense' }), undefined, 'nothing else turns them on');
+  const all = {
+    ...{ ...endpoint, OTEL_SERVICE_NAME: 'gate', OTEL_RESOURCE_ATTRIBUTES: 'service.name=other,a.b=c%20d' },
+    ...{ OTEL_EXPORTER_OTLP_HEADERS: 'x-a=1,x-b=2', OTEL_EXPORTER_OTLP_TRACES_HEADERS: 'x-b=3' },
+    ...{ OTEL_TRACES_SAMPLER: 'parentbased_traceidratio', OTEL_TRACES_SAMPLER_ARG: '0.25' },
+  };
+  t.strictSame(traces('', all), {
+    ...{ endpoint: 'http://otel:4318/v1/traces', headers: { 'x-a': '1', 'x-b': '3' }, service: 'gate', resource: { 'a.b': 'c d' } },
+    ...{ sampler: 'parentbased_traceidratio', sample: 0.25 },
+  });
+  t.equal(traces('traces: { service: mine }', all)?.service, 'mine');
+  t.match(problemsWith('', { ...endpoint, OTEL_TRACES_SAMPLER: 'xray' }), only(/^environment: OTEL_TRACES_SAMPLER .* write one of/));
+  t.match(problemsWith('', { ...endpoint, OTEL_RESOURCE_ATTRIBUTES: 'a' }), only(/^environment: OTEL_RESOURCE_ATTRIBUTES is not a list/));
+  t.match(
+    problemsWith('', { ...endpoint, OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc' }),
+    only(/^environment: OTEL_EXPORTER_OTLP_PROTOCOL asks for/),
+  );
+  t.match(problemsWith('traces: { endpoint: otel }'), only(/^gate.yaml:2:\d+: traces\.endpoint .*http:\/\/127/));
+  t.match(problemsWith('traces: { headers: { host: a } }'), only(/traces\.headers\.host is set by the gateway/));
+  const printed = printConfig(configOf(load(`upstreams: { ${OPENAI} }`, all)));
+  t.match(printed, /headers:\n {4}x-a: ••••/);
+  t.match(printed, /sampler: parentbased_traceidratio/);
+});
+
 t.test('what is printed loads again as the same configuration, and has no secret in it', async (t) => {
   const text = `
 server: { listen: "[::]:80", cors: { origins: [https://a.example] }, trustProxy: [10.0.0.0/8], maxRequestBody: 1000, drain: 0s, clientStall: 90s }
@@ -633,6 +668,28 @@ t.test('the example shows every supported setting with its default', async (t) =
   ]);
   for (const key of settingsOf(configOf(load(withClient, { OPENAI_API_KEY: 'k' })))) t.match(EXAMPLE, new RegExp(`\\b${key}:`), key);
   t.match(problemsOf(load(EXAMPLE)), only(/the environment variable OPENAI_API_KEY is not set/));
+});
+
+t.test('the further examples, and what the page on moving over shows, are valid and give no warning', async (t) => {
+  const root = new URL('..', import.meta.url);
+  const folder = new URL('config/examples/', root);
+  const files = readdirSync(folder).map((file) => ({ file, text: readFileSync(new URL(file, folder), 'utf8') }));
+  const page = readFileSync(new URL('docs/moving-over.md', root), 'utf8');
+  const blocks = [...page.matchAll(/^```yaml\n# Sluicegate\n([\s\S]*?)^```$/gm)].map(([, text = ''], index) => ({
+    file: `block ${index}`,
+    text,
+  }));
+  t.strictSame([files.length, blocks.length], [4, 2]);
+  for (const { file, text } of [...files, ...blocks]) {
+    const variables = [...text.replace(/#.*$/gm, '').matchAll(/\$\{(\w+)\}/g)].map(([, name = '']) => name);
+    const result = load(text, Object.fromEntries(variables.map((name) => [name, `key-${name}`])));
+    t.strictSame([...problemsOf(result), ...result.warnings.map(formatProblem)], [], file);
+    if (!file.endsWith('.yaml')) continue;
+    const [head = ''] = text.split(/^[^#]/m);
+    for (const name of variables) t.match(head, `${name}=`, `${file} says at its top that it wants ${name}`);
+    t.match(head, 'yaml-language-server: $schema=../sluicegate.schema.json');
+    t.match(head, `-c config/examples/${file}`);
+  }
 });
 
 /** The names of all settings that are printed. */

@@ -28,6 +28,7 @@ export function layEnvironment(tree: unknown, env: Environment, hasFile: boolean
     put(layer, ['server', 'allowAnonymous'], env.SLUICEGATE_ALLOW_ANONYMOUS, 'SLUICEGATE_ALLOW_ANONYMOUS');
   }
   if (env.SLUICEGATE_KEY) addClient(layer, env.SLUICEGATE_KEY);
+  setTraces(layer, env);
   const isWithin = (path: Path, outer: Path) => outer.every((segment, depth) => path[depth] === segment);
   return { ...layer, variableOf: (path) => layer.variables.find(([outer]) => isWithin(path, outer))?.[1] };
 }
@@ -96,6 +97,55 @@ function addClient(layer: Layer, key: string): void {
   const keySha256 = createHash('sha256').update(key).digest('hex');
   put(layer, ['clients'], [...clients, { name: 'default', keySha256 }]);
   layer.variables.push([['clients', clients.length], variable]);
+}
+
+/**
+ * OpenTelemetry's own variables, where the file leaves a setting open: they are often set for all containers of a cluster at once,
+ * and what the file says (`endpoint: off` too) is about this one.
+ */
+function setTraces(layer: Layer, env: Environment): void {
+  const set = (key: string, value: unknown, variable: string) => {
+    if (valueAt(layer.tree, ['traces', key]) === undefined) put(layer, ['traces', key], value, variable);
+  };
+  const isOff = /^true$/i.test(env.OTEL_SDK_DISABLED ?? '') || env.OTEL_TRACES_EXPORTER === 'none';
+  const own = env.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT;
+  const shared = env.OTEL_EXPORTER_OTLP_ENDPOINT;
+  if (!isOff && own) set('endpoint', own, 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT');
+  else if (!isOff && shared) set('endpoint', `${shared.replace(/\/+$/, '')}/v1/traces`, 'OTEL_EXPORTER_OTLP_ENDPOINT');
+  if ((valueAt(layer.tree, ['traces', 'endpoint']) ?? 'off') === 'off') return;
+  const protocol = env.OTEL_EXPORTER_OTLP_TRACES_PROTOCOL || env.OTEL_EXPORTER_OTLP_PROTOCOL || 'http/protobuf';
+  if (protocol !== 'http/protobuf' && layer.variables.some(([[section]]) => section === 'traces')) {
+    const right = 'name the http endpoint (port 4318) with http/protobuf, or set traces.endpoint in the file';
+    layer.faults.push([
+      'OTEL_EXPORTER_OTLP_PROTOCOL',
+      `asks for another protocol than http/protobuf, which is what is spoken here; ${right}`,
+    ]);
+  }
+
+  const pairs = (variable: string) => (env[variable] ? readPairs(layer, variable, env[variable]) : {});
+  const headers = { ...pairs('OTEL_EXPORTER_OTLP_HEADERS'), ...pairs('OTEL_EXPORTER_OTLP_TRACES_HEADERS') };
+  if (Object.keys(headers).length > 0) set('headers', headers, 'OTEL_EXPORTER_OTLP_HEADERS');
+  const { 'service.name': named, ...resource } = pairs('OTEL_RESOURCE_ATTRIBUTES');
+  if (Object.keys(resource).length > 0) set('resource', resource, 'OTEL_RESOURCE_ATTRIBUTES');
+  if (env.OTEL_SERVICE_NAME) set('service', env.OTEL_SERVICE_NAME, 'OTEL_SERVICE_NAME');
+  else if (named) set('service', named, 'OTEL_RESOURCE_ATTRIBUTES');
+  if (env.OTEL_TRACES_SAMPLER) set('sampler', env.OTEL_TRACES_SAMPLER, 'OTEL_TRACES_SAMPLER');
+  if (env.OTEL_TRACES_SAMPLER_ARG) set('sample', env.OTEL_TRACES_SAMPLER_ARG, 'OTEL_TRACES_SAMPLER_ARG');
+}
+
+/** `name=value,name=value`, percent-encoded, as OpenTelemetry writes headers and attributes (of W3C Baggage 3.3.1). */
+function readPairs(layer: Layer, variable: string, text: string): Record<string, string> {
+  const pairs: [string, string][] = [];
+  for (const pair of text.split(',').filter((part) => part.trim() !== '')) {
+    const at = pair.indexOf('=');
+    try {
+      if (at < 1) throw new URIError();
+      pairs.push([pair.slice(0, at).trim(), decodeURIComponent(pair.slice(at + 1).trim())]);
+    } catch {
+      layer.faults.push([variable, 'is not a list as name=value,name=value, with other characters percent-encoded']);
+    }
+  }
+  return Object.fromEntries(pairs);
 }
 
 /** Puts a value at a path, into copies: an alias may have made two sections one object. What is no mapping stays, and is reported. */

@@ -23,12 +23,13 @@ const PLAIN = new Set([
  * (which no configuration accepts as a key, so that a pasted mask is noticed). Without upstreams a comment says what serves.
  */
 export function printConfig(config: Config): string {
-  const { server, ops, log, sse, upstreams, models, clients, anonymous, limits } = config;
+  const { server, ops, log, sse, traces, upstreams, models, clients, anonymous, limits } = config;
   const settings = {
     server: printServer(server),
     ops: { listen: formatAddress(ops.listen), token: ops.token === undefined ? 'off' : MASK },
     log,
     sse: { heartbeat: formatDuration(sse.heartbeatMs), earlyHeaders: formatDuration(sse.earlyHeadersMs) },
+    traces: traces === undefined ? { endpoint: 'off' } : { ...traces, headers: maskUnknown(traces.headers) },
     ...(upstreams.length > 0 && { upstreams: new Map(upstreams.map((upstream) => [upstream.name, printUpstream(upstream)])) }),
     ...(models.length > 0 && { models: models.map(printModel) }),
     clients: clients.map(printClient),

@@ -17,6 +17,7 @@ export function checkRules(tree: unknown, needsUpstream: boolean, report: Report
     checkEncryption(tree, ['upstreams', name], report);
     checkHeaders(tree, ['upstreams', name, 'headers'], report);
   }
+  checkHeaders(tree, ['traces', 'headers'], report);
   checkPassthrough(tree, names, report);
   checkModels(tree, names, report);
   checkBudgets(tree, report);

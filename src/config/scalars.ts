@@ -69,6 +69,12 @@ export function parseBaseUrl(text: string): string | undefined {
   return (url.origin + url.pathname).replace(/\/+$/, '');
 }
 
+/** Where OTLP over HTTP takes spans: a URL as it is, or, where it has no path, the one that every collector has. */
+export function parseCollector(text: string): string | undefined {
+  const url = parseBaseUrl(text);
+  return url !== undefined && url === new URL(url).origin ? `${url}/v1/traces` : url;
+}
+
 /** Whether a URL has a user or password before its host, even an empty one. */
 export function hasCredentials(url: string): boolean {
   return /^[a-z][a-z0-9+.-]*:[/\\]*[^/\\?#]*@/i.test(url);

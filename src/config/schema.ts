@@ -4,6 +4,7 @@ import {
   address,
   baseUrl,
   clientName,
+  collector,
   count,
   credential,
   duration,
@@ -22,6 +23,7 @@ import {
   price,
   proxyUrl,
   queryValue,
+  ratio,
   share,
   size,
   someText,
@@ -193,12 +195,26 @@ const client = section({
   limits: limits.prefault({}),
 });
 
+const traces = section({
+  endpoint: word(orOff(collector, null))
+    .prefault('off')
+    .describe('Where spans go by OTLP over HTTP (protobuf), for example http://127.0.0.1:4318/v1/traces.'),
+  headers: z.record(z.string(), word(fieldValue)).prefault({}).describe('Sent to the collector, for example its key.'),
+  service: someWord.prefault('sluicegate').describe('service.name'),
+  resource: z.record(z.string(), word(queryValue)).prefault({}).describe('Further attributes of the resource.'),
+  sampler: oneOf('parentbased_always_on', 'parentbased_always_off', 'parentbased_traceidratio', 'always_on', 'always_off', 'traceidratio')
+    .prefault('parentbased_always_on')
+    .describe("Which requests are traced, by OpenTelemetry's names; parentbased: as the client's traceparent says, where it sends one."),
+  sample: word(ratio).prefault(1).describe('The share of traces that a sampler with traceidratio takes.'),
+});
+
 /** The whole of a configuration file, after variables: from a tree of text to typed values, `off` as Infinity, null or []. */
 export const schema = section({
   server: server.prefault({}),
   ops: ops.prefault({}),
   log: log.prefault({}),
   sse: sse.prefault({}),
+  traces: traces.prefault({}).describe('OpenTelemetry spans of each request and each try.'),
   upstreams: z.record(z.string(), upstream).prefault({}).describe('Providers by name; the first one serves.'),
   models: z.array(model).prefault([]).describe('Which upstream serves which model, and what its tokens cost.'),
   clients: z.array(client).prefault([]).describe('Who may call; none: anyone who reaches the listener.'),

@@ -8,6 +8,7 @@ import {
   isNetwork,
   parseAddress,
   parseBaseUrl,
+  parseCollector,
   parseCount,
   parseDuration,
   parseOrigin,
@@ -98,6 +99,11 @@ export const share: Word<number> = {
   expected: 'write a share, more than 0 and at most 1, as 0.5',
   json: [{ type: 'number', exclusiveMinimum: 0, maximum: 1 }],
 };
+export const ratio: Word<number> = {
+  read: (text) => (/^(?:0?\.\d+|0|1(?:\.0+)?)$/.test(text) ? Number(text) : undefined),
+  expected: 'write a share from 0 to 1, as 0.1',
+  json: [{ type: 'number', minimum: 0, maximum: 1 }],
+};
 export const someText: Word<string> = {
   read: (text) => text || undefined,
   expected: 'write some text',
@@ -112,6 +118,11 @@ export const baseUrl: Word<string> = {
   read: parseBaseUrl,
   expected:
     'write it as https://api.openai.com/v1: http or https, without credentials, query or fragment (keys go into apiKey, keys of a query into query)',
+  json: [{ type: 'string', pattern: '^https?://[^\\s?#@]+$' }],
+};
+export const collector: Word<string> = {
+  read: parseCollector,
+  expected: 'write it as http://127.0.0.1:4318/v1/traces: http or https, without credentials, query or fragment (keys go into headers)',
   json: [{ type: 'string', pattern: '^https?://[^\\s?#@]+$' }],
 };
 export const keyHash: Word<string> = {

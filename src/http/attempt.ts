@@ -6,6 +6,7 @@ import type { ErrorCode } from '../errors.ts';
 import type { Exchange, Outcome, Phase } from '../exchange.ts';
 import type { Clock } from '../stream/clock.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
+import type { TracedTry } from '../telemetry/traces.ts';
 import type { UpstreamCall, UpstreamEvents, UpstreamFailure, UpstreamRequest } from '../upstream/client.ts';
 import { handshakeHeaders } from '../upstream/handshake.ts';
 import { type HeaderList, isKeyInjected, requestHeaders } from '../upstream/headers.ts';
@@ -119,6 +120,7 @@ class UpstreamAttempt implements Attempt, UpstreamEvents {
   private isOver = false;
   private isTold = false;
   private taker: Taker | undefined;
+  private traced: TracedTry | undefined;
 
   constructor(parts: AttemptParts, events: AttemptEvents) {
     this.parts = parts;
@@ -136,7 +138,9 @@ class UpstreamAttempt implements Attempt, UpstreamEvents {
     exchange.cause = undefined;
     this.events.onPhase(this, 'connect');
     this.calledAtMs = clock.now();
-    this.call = outlet.client.send(request, this);
+    this.traced = exchange.trace?.begin(this.upstream.name, this.edit.model, this.calledAtMs);
+    const { traced } = this;
+    this.call = outlet.client.send(traced === undefined ? request : { ...request, headers: traced.carry(request.headers) }, this);
     // What ended while it was being sent could not be aborted yet.
     if (this.isOver) this.call.abort();
   }
@@ -154,6 +158,7 @@ class UpstreamAttempt implements Attempt, UpstreamEvents {
 
   onHead(status: number, headers: HeaderList): void {
     this.isHeadDue = false;
+    this.traced?.answered(status);
     this.parts.metrics.response(this.upstream.name, status);
     if (status >= 500) this.trial.failed();
     else if (!isRefusal(status, this.upstream)) this.trial.answered();
@@ -163,6 +168,7 @@ class UpstreamAttempt implements Attempt, UpstreamEvents {
 
   onSwitch(headers: HeaderList, socket: Socket): void {
     this.isHeadDue = false;
+    this.traced?.answered(101);
     this.parts.metrics.response(this.upstream.name, 101);
     this.trial.answered();
     this.trial.close();
@@ -201,6 +207,7 @@ class UpstreamAttempt implements Attempt, UpstreamEvents {
     if (this.isTold) return;
     this.isTold = true;
     this.parts.metrics.attempt(this.upstream.name, result);
+    this.traced?.end(result, this.parts.clock.now());
     this.parts.exchange.tried.push(`${this.upstream.name} ${result}`);
   }
 

@@ -26,6 +26,8 @@ export interface Call {
    * @throws GatewayError `invalid_request` where parsers could read two of them, or none: what is authorised must be what is sent
    */
   model(): string | undefined;
+  /** The model that it seems to name, for the record only. */
+  seemsFor(): string | undefined;
   /** How the whole body is made to name another model; undefined where it names none. */
   rename(model: string): Splice | undefined;
   /** Whether the call, of an endpoint that leaves so much, leaves nothing behind, and goes by nothing that was left before. */
@@ -78,6 +80,10 @@ class JsonCall implements Call {
       throw new GatewayError('invalid_request', 'The request body must name one model, as a string.');
     }
     return model;
+  }
+
+  seemsFor(): string | undefined {
+    return decodeString(this.body.members.value('model') ?? '');
   }
 
   rename(model: string): Splice | undefined {

@@ -5,6 +5,7 @@ import type { Config } from '../config.ts';
 import { GatewayError } from '../errors.ts';
 import type { Exchange } from '../exchange.ts';
 import { reserveFor } from '../spending.ts';
+import { modelOfPath } from '../upstream/router.ts';
 import { applySplices, type Splice } from '../upstream/splice.ts';
 import type { Journey } from './answer.ts';
 import { type Call, createCall } from './call.ts';
@@ -101,7 +102,8 @@ class RequestEntrance implements Entrance {
 
   /** A call is read as it passes, where anything depends on it; its bytes are kept for another try, and for their tokens to be counted. */
   private observe(chunk: Buffer): void {
-    if (this.isRead || Number.isFinite(this.config.sse.earlyHeadersMs)) this.call?.observe(chunk);
+    const isObserved = this.isRead || Number.isFinite(this.config.sse.earlyHeadersMs) || this.exchange.trace !== undefined;
+    if (isObserved) this.call?.observe(chunk);
     if (!this.held.add(chunk) && this.isRead) this.events.onRefused(new GatewayError('overloaded'));
   }
 
@@ -182,6 +184,8 @@ class RequestEntrance implements Entrance {
 
   close(): void {
     this.isClosed = true;
+    const { exchange, call, journey } = this;
+    exchange.trace?.asked(modelOfPath(journey.requestTarget.path) ?? call?.seemsFor(), call?.isStream() ?? false);
     this.upload.close();
   }
 }

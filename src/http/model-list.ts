@@ -97,7 +97,7 @@ export function gatherModels(
   events: TriesEvents,
 ): Tries {
   const { exchange, request, requestTarget } = journey;
-  const edit = { requestTarget, splices: [], strip: undefined };
+  const edit = { requestTarget, model: undefined, splices: [], strip: undefined };
   const live = new Set<Attempt>();
   const lists = new Map<Upstream, readonly Model[]>();
   let server: Attempt | undefined;

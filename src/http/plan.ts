@@ -24,6 +24,8 @@ export interface Entrant {
 /** How a call goes to one target. */
 export interface Edit {
   readonly requestTarget: RequestTarget;
+  /** The model's name there, where that is another than the client's. */
+  readonly model: string | undefined;
   /** What changes in its body. */
   readonly splices: readonly Splice[];
   /** What must come out of the answer again; undefined where usage was not asked for on the client's behalf. */
@@ -111,6 +113,7 @@ export function createPlanner(config: Config, asker: Asker): Planner {
     const renamed = rewrite === undefined || modelOfPath(requestTarget.path) !== undefined ? undefined : call?.rename(rewrite);
     return {
       requestTarget: rewrite === undefined ? requestTarget : renameModel(requestTarget, rewrite),
+      model: rewrite,
       splices: [renamed, asked?.splice].filter((splice) => splice !== undefined),
       strip: asked?.strip,
     };

@@ -1,6 +1,6 @@
 // The probe: an event stream made here, for whoever wants to know what its way does to one (`sluicegate doctor`).
 import { formatEvent, type ProbeFacts, type ProbePlan, pauseBefore, readPlan } from '../doctor/probe.ts';
-import { errorBody, GatewayError } from '../errors.ts';
+import { type ErrorCode, errorBody, GatewayError } from '../errors.ts';
 import type { Outcome } from '../exchange.ts';
 import { responseHead } from '../upstream/headers.ts';
 import { answerError, type Journey } from './answer.ts';
@@ -63,10 +63,11 @@ export function createProbes(): (journey: Journey, station: Station, admit: Admi
         exchange.bytesOut += text.length;
         sink.write(text);
       };
-      drain = () => {
-        write(`data: ${errorBody(new GatewayError('draining').detail)}\n\n`);
+      breakOff = (code, outcome) => {
+        if (outcome === 'rejected') exchange.rejection = code;
+        write(`data: ${errorBody(new GatewayError(code).detail)}\n\n`);
         sink.cutGently();
-        settle('drained');
+        settle(outcome);
       };
       const startedAtMs = clock.now();
       send(0);
@@ -118,8 +119,12 @@ export function createProbes(): (journey: Journey, station: Station, admit: Admi
       response.destroy();
     }
 
-    let drain = () => refuse(new GatewayError('overloaded'));
-    const passage: Passage = { drain: () => drain() };
+    let breakOff: (code: ErrorCode, outcome: Outcome) => void = () => refuse(new GatewayError('overloaded'));
+    const passage: Passage = {
+      exchange,
+      drain: () => breakOff('draining', 'drained'),
+      end: () => breakOff('ended_by_operator', 'rejected'),
+    };
     passages.add(passage);
     running.set(caller, (running.get(caller) ?? 0) + 1);
     response.once('close', () => settle('client_closed'));

@@ -17,6 +17,8 @@ export interface Metrics {
   response(upstream: string, status: number): void;
   /** A request refused before the parser made it one, such as one with malformed headers. */
   rejectedUnparsed(reason: string): void;
+  /** Spans that went to the collector, or were given up. */
+  spans(result: 'exported' | 'dropped', count: number): void;
   /** A configuration was loaded, or refused. */
   reloaded(isSuccessful: boolean): void;
   /** What the instruments say now. */
@@ -189,6 +191,11 @@ export function createMetrics(parts: MetricsParts): Metrics {
     1,
   );
 
+  const spans = counter(
+    'sluicegate_spans_total',
+    'Spans of traces: exported, or dropped because the collector did not take them.',
+    'result',
+  );
   const reloadSuccessful = gauge('sluicegate_config_last_reload_successful', 'Whether the last configuration was taken.');
   const reloadTime = gauge('sluicegate_config_last_reload_success_timestamp_seconds', 'When a configuration was last taken.');
 
@@ -330,6 +337,7 @@ export function createMetrics(parts: MetricsParts): Metrics {
     overhead: (part, seconds) => overhead.observe({ part }, seconds),
     attempt: (upstream, result) => attempts.inc({ upstream, result }),
     response: (upstream, status) => responses.inc({ upstream, status: String(status) }),
+    spans: (result, count) => spans.inc({ result }, count),
     rejectedUnparsed: (reason) => rejections.inc({ client: 'anonymous', reason }),
     read,
     scrape: async (accept) => writePage(await read('all'), accept),

@@ -34,6 +34,7 @@ Usage
   sluicegate check [-c FILE]        tell every problem of the configuration, and what is in effect
   sluicegate key NAME               make a client key; prints it once, with the lines for the configuration
   sluicegate demo [--listen ADDR]   only the demo upstream, an OpenAI-compatible server that needs no key
+  sluicegate traffic URL [KEY...]   call the gateway at URL as an app's users would, with the demo's models
   sluicegate --help | --version
 
 Environment, where there is no file
@@ -67,6 +68,7 @@ async function main(argv: string[]): Promise<number | undefined> {
   if (values.version) return print(`${readVersion()}\n`);
   const [command = 'serve', ...rest] = positionals;
   if (command === 'key') return makeKey(rest);
+  if (command === 'traffic') return traffic(rest);
   if (rest.length > 0) return refuseUsage(`unexpected argument "${rest[0]}"`);
   if (command === 'serve') return serve(values);
   if (command === 'check') return check(values);
@@ -159,6 +161,17 @@ async function demo(flags: Flags): Promise<number | undefined> {
   } catch (error) {
     return tellStartFailure(error, listen);
   }
+}
+
+/** Calls until it is told to stop. Other models than the demo's it never names, so that it costs nothing wherever it is pointed. */
+async function traffic([url, ...keys]: string[]): Promise<number | undefined> {
+  if (url === undefined || !/^https?:/.test(url) || !URL.canParse(url))
+    return refuseUsage('traffic takes the base URL of a gateway, as http://127.0.0.1:8080/v1, and the keys to call it with');
+  const { startTraffic } = await import('./demo/traffic.ts');
+  const calls = startTraffic({ url: url.replace(/\/+$/, ''), keys });
+  print(`Calling ${url}\n`);
+  closeWithGrace({ delay: 5000, logger: false }, () => calls.stop());
+  return undefined;
 }
 
 async function serve(flags: Flags): Promise<number | undefined> {

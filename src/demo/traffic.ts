@@ -59,7 +59,7 @@ const chat = '/chat/completions';
 
 /** What visitors do, and how often in a hundred calls. */
 const habits: readonly (readonly [share: number, visit: (dice: Dice) => Visit])[] = [
-  [30, (dice) => ({ path: chat, body: ask('demo-large', dice(40, 240), streamed), headers: pace(dice(300, 1200), dice(25, 45)) })],
+  [29, (dice) => ({ path: chat, body: ask('demo-large', dice(40, 240), streamed), headers: pace(dice(300, 1200), dice(25, 45)) })],
   [24, (dice) => ({ path: chat, body: ask('demo-small', dice(20, 160), streamed), headers: pace(dice(80, 400), dice(60, 120)) })],
   [9, (dice) => ({ path: chat, body: ask('demo-small', dice(10, 60)), headers: pace(dice(80, 300), 100) })],
   [8, (dice) => ({ path: chat, body: ask(REASONING_MODEL, dice(20, 80), streamed), headers: pace(dice(600, 2500), 50) })],
@@ -72,7 +72,7 @@ const habits: readonly (readonly [share: number, visit: (dice: Dice) => Visit])[
   [1, () => ({ path: chat, body: ask('demo-small', 20), headers: { 'x-demo-cut-after': '0' } })],
   [1, () => ({ path: chat, body: ask('demo-small', -1, { stream: 'perhaps' }) })],
   [1, () => ({ path: chat, body: ask(MISSING_MODEL, 20, streamed) })],
-  [1, () => ({ path: chat, body: ask('demo-small', 20), key: 'sk-demo-nobody' })],
+  [2, () => ({ path: chat, body: ask('demo-small', 20), key: 'sk-demo-nobody' })],
 ];
 const SHARES = habits.reduce((sum, [share]) => sum + share, 0);
 
@@ -102,7 +102,7 @@ export function startTraffic(options: TrafficOptions): Traffic {
         void visit.finally(() => underWay.delete(visit));
       }
       // Callers know nothing of each other: times between them are exponential.
-      const rate = perSecond * (1 - 0.6 * Math.cos((2 * Math.PI * performance.now()) / TIDE_MS));
+      const rate = perSecond * (1 + 0.6 * Math.sin((2 * Math.PI * performance.now()) / TIDE_MS));
       await delayFor((-Math.log(1 - random()) / rate) * 1000, undefined, { signal: stopping.signal }).catch(() => undefined);
     }
     await Promise.all(underWay);

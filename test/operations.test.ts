@@ -189,8 +189,8 @@ t.test('nginx takes the configuration of the service edge', { skip: missing('ngi
   const folder = t.testdir({});
   writeFileSync(join(folder, 'sluicegate.conf'), read('config/nginx/sluicegate.conf').replaceAll('gateway:8080', '127.0.0.1:8080'));
   const config = read('config/nginx/nginx.conf')
-    .replaceAll('/etc/nginx/sluicegate', folder)
     .replaceAll('/tmp/', `${folder}/`)
+    .replaceAll('/etc/nginx/sluicegate', folder)
     .replace('/dev/stdout', `${folder}/access.log`);
   writeFileSync(join(folder, 'nginx.conf'), config.replace('worker_rlimit_nofile 65536;', ''));
   const { status, stderr } = spawnSync('nginx', ['-t', '-e', 'stderr', '-c', join(folder, 'nginx.conf')], {

@@ -11,6 +11,8 @@ import { root } from './queries.ts';
 
 const read = (path: string) => readFileSync(join(root, path), 'utf8');
 const START_MS = 20_000;
+/** How long a process may take to end when it is asked to. */
+const END_MS = 3000;
 
 /** Free a moment ago. */
 export async function findFreePort(): Promise<number> {
@@ -60,7 +62,13 @@ export async function startProcesses(): Promise<Stack> {
 
   async function stop(): Promise<void> {
     const live = children.filter(({ exitCode, signalCode }) => exitCode === null && signalCode === null);
-    await Promise.all(live.map((child) => (child.kill('SIGKILL') ? once(child, 'close') : undefined)));
+    // Asked first: a master of nginx's that is killed leaves its workers behind.
+    for (const child of live) child.kill('SIGTERM');
+    const killing = setTimeout(() => {
+      for (const child of live) child.kill('SIGKILL');
+    }, END_MS);
+    await Promise.all(live.map((child) => child.exitCode === null && child.signalCode === null && once(child, 'exit')));
+    clearTimeout(killing);
     rmSync(folder, { recursive: true, force: true });
   }
   process.once('exit', () => {

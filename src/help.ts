@@ -96,6 +96,15 @@ Exit codes: 0 clean, 2 where it cannot be had.`,
     brief: 'the demo upstream alone, an OpenAI-compatible server that needs no key',
     more: `      --listen ADDR   where it listens; without it 127.0.0.1:8081`,
   },
+  traffic: {
+    usage: 'traffic URL [KEY...]',
+    brief: 'call a gateway before the demo upstream as an app’s users would',
+    more: `Calls the gateway at URL with the demo's models, streamed and not, leaves some streams, and asks for some failures, so
+that a dashboard has something to show. With keys, each caller takes one of them. Ctrl-C ends it.
+
+Example
+  sluicegate traffic http://127.0.0.1:8080/v1`,
+  },
 };
 
 /** The page of `sluicegate --help`. */

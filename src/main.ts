@@ -76,6 +76,7 @@ async function main(argv: string[]): Promise<number | undefined> {
   if (command === 'key') return makeKey(rest);
   if (command === 'doctor') return doctor(rest, values);
   if (command === 'top') return top(rest, values);
+  if (command === 'traffic') return traffic(rest);
   if (rest.length > 0) return refuseUsage(`unexpected argument "${rest[0]}"`, command);
   if (command === 'check') return check(values);
   if (command === 'demo') return demo(values);
@@ -222,6 +223,17 @@ async function demo(flags: Flags): Promise<number | undefined> {
   } catch (error) {
     return tellStartFailure(error, listen);
   }
+}
+
+/** Calls until it is told to stop. Other models than the demo's it never names, so that it costs nothing wherever it is pointed. */
+async function traffic([url, ...keys]: string[]): Promise<number | undefined> {
+  if (url === undefined || !/^https?:/.test(url) || !URL.canParse(url))
+    return refuseUsage('traffic takes the base URL of a gateway, as http://127.0.0.1:8080/v1, and the keys to call it with');
+  const { startTraffic } = await import('./demo/traffic.ts');
+  const calls = startTraffic({ url: url.replace(/\/+$/, ''), keys });
+  print(`Calling ${url}\n`);
+  closeWithGrace({ delay: 5000, logger: false }, () => calls.stop());
+  return undefined;
 }
 
 async function serve(flags: Flags): Promise<number | undefined> {

@@ -1,5 +1,6 @@
 // What the live page and `sluicegate top` show: looked up from the records of requests when somebody asks, never pushed by a stream.
 import { randomBytes } from 'node:crypto';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Exchange, Outcome, Phase } from '../exchange.ts';
 import { outputSoFar } from '../spending.ts';
 
@@ -103,6 +104,7 @@ export interface Board {
 /** Two seconds a sample, five minutes of them. */
 const SAMPLE_MS = 2_000;
 const SAMPLES = 150;
+const STREAMS_A_TURN = 100;
 /** A page that lists more is read by nobody, and costs each look. */
 export const MAX_STREAMS = 200;
 export const MAX_RECENT = 50;
@@ -131,19 +133,24 @@ export function createBoard(live: () => Iterable<Exchange>, now: () => number, s
   const history = { everyMs: sampleMs, streams: [] as number[], tokensPerSecond: [] as number[] };
   const totals: Totals = { requests: 0, outcomes: {}, inputTokens: 0, outputTokens: 0, costUsd: 0 };
   let lastId = 0;
+  let isSampling = false;
   /** All output that has been seen to flow, and how much of it the last sample knew. */
   let flowed = 0;
   let sampledFlow = 0;
   let sampledAtMs = now();
 
-  /** Some 0.5 µs a stream; between samples nothing is done. */
-  function sample(): void {
-    const nowMs = now();
+  /** A few streams in each turn of the loop, so that no other one waits for thousands; between samples nothing is done. */
+  async function sample(): Promise<void> {
+    if (isSampling) return;
+    isSampling = true;
     let streams = 0;
     for (const exchange of live()) {
+      mark(exchange, now());
       streams += 1;
-      mark(exchange, nowMs);
+      if (streams % STREAMS_A_TURN === 0) await nextTurn();
     }
+    isSampling = false;
+    const nowMs = now();
     keep(history.streams, streams);
     keep(history.tokensPerSecond, ((flowed - sampledFlow) * 1000) / Math.max(1, nowMs - sampledAtMs));
     sampledFlow = flowed;
@@ -152,9 +159,16 @@ export function createBoard(live: () => Iterable<Exchange>, now: () => number, s
 
   function mark(exchange: Exchange, nowMs: number): void {
     const tokens = outputSoFar(exchange.meter);
-    const known = marks.get(exchange) ?? { tokens: 0, atMs: firstTokenMs(exchange, nowMs), tokensBefore: 0, beforeMs: 0 };
+    let known = marks.get(exchange);
+    if (known === undefined) {
+      known = { tokens: 0, atMs: firstTokenMs(exchange, nowMs), tokensBefore: 0, beforeMs: 0 };
+      marks.set(exchange, known);
+    }
     flowed += tokens - known.tokens;
-    marks.set(exchange, Object.assign(known, { tokensBefore: known.tokens, beforeMs: known.atMs, tokens, atMs: nowMs }));
+    known.tokensBefore = known.tokens;
+    known.beforeMs = known.atMs;
+    known.tokens = tokens;
+    known.atMs = nowMs;
   }
 
   function rateOf(exchange: Exchange, tokens: number, nowMs: number): number {
@@ -178,7 +192,7 @@ export function createBoard(live: () => Iterable<Exchange>, now: () => number, s
     };
   }
 
-  const timer = setInterval(sample, sampleMs).unref();
+  const timer = setInterval(() => void sample(), sampleMs).unref();
 
   return {
     record(exchange) {
@@ -204,11 +218,14 @@ export function createBoard(live: () => Iterable<Exchange>, now: () => number, s
       let streamCount = 0;
       let tokensPerSecond = 0;
       for (const exchange of live()) {
-        const tokens = outputSoFar(exchange.meter);
         streamCount += 1;
+        if (streamCount > MAX_STREAMS) continue;
+        const tokens = outputSoFar(exchange.meter);
         tokensPerSecond += rateOf(exchange, tokens, nowMs);
-        if (streams.length < MAX_STREAMS) streams.push(show(exchange, tokens, nowMs));
+        streams.push(show(exchange, tokens, nowMs));
       }
+      // Thousands are not looked at for one figure: the last sample has it.
+      if (streamCount > MAX_STREAMS) tokensPerSecond = history.tokensPerSecond.at(-1) ?? 0;
       return { streamCount, tokensPerSecond, streams, totals, history, recent: recent.slice(-MAX_RECENT).reverse() };
     },
 

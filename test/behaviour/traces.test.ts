@@ -4,6 +4,7 @@ import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { stringify } from 'yaml';
+import { loadConfig } from '../../src/config.ts';
 import { createExchange, type Exchange } from '../../src/exchange.ts';
 import { openOutbox } from '../../src/telemetry/otlp.ts';
 import type { Span } from '../../src/telemetry/spans.ts';
@@ -229,6 +230,27 @@ t.test('a fallback is two tries, each with a span that its own upstream was told
   });
   t.notOk(first?.attributes['gen_ai.usage.output_tokens'], 'tokens are counted once');
   t.ok((first?.endMs ?? 0) <= (second?.endMs ?? 0));
+});
+
+t.test('a reload turns traces on, moves them to another collector, and turns them off again', async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(upstream.close);
+  const gateway = await startTestGateway(t, upstream.url);
+  const client = await connect(gateway.port);
+  const collectors = [await startCollector(t), await startCollector(t)];
+  for (const endpoint of [...collectors.map(({ url }) => url), 'off']) {
+    const upstreams = { main: { baseUrl: upstream.url, auth: 'none', usage: 'asSent' } };
+    const loaded = loadConfig({ file: 'g.yaml', text: stringify({ upstreams, traces: { endpoint } }) }, {});
+    if (!loaded.ok) throw new Error('not valid');
+    await gateway.reload(loaded.config);
+    client.request(chat);
+    const request = await upstream.request();
+    t.equal(request.headers.traceparent === undefined, endpoint === 'off');
+    serveStream(request);
+    await client.body();
+    await gateway.ended();
+  }
+  for (const collector of collectors) t.equal((await collector.arrived(2)).length, 2, 'each has what was its');
 });
 
 t.test('who is refused here has a span without tries; it is no error of the server', async (t) => {

@@ -206,7 +206,8 @@ function networkOf(address: string): string {
 /** A time as OpenAI's rate-limit headers write it: `120ms`, `17s`, `6m0s`, `2h0m0s`. */
 export function formatReset(ms: number): string {
   if (ms < 1000) return `${Math.max(0, Math.round(ms))}ms`;
-  const seconds = Math.ceil(ms / 1000);
+  // A sum of times may be some billionth more than it is.
+  const seconds = Math.ceil(ms / 1000 - 1e-6);
   const minutes = Math.floor(seconds / 60);
   if (minutes === 0) return `${seconds}s`;
   const hours = Math.floor(minutes / 60);

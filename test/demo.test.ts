@@ -347,6 +347,20 @@ t.test('errors come in the form of OpenAI, and name the parameter at fault', asy
   t.equal((await openai.models.retrieve('org/any model')).id, 'org/any model');
 });
 
+t.test('an answer breaks off where a request asks for that: a stream after so many tokens, a whole one with a 500', async (t) => {
+  const headers = { 'x-demo-cut-after': '3' };
+  const stream = await post('/chat/completions', chat('say 10 tokens', { stream: true }), { headers });
+  const reader = stream.body!.pipeThrough(new TextDecoderStream()).getReader();
+  let heard = '';
+  await t.rejects(async () => {
+    for (let next = await reader.read(); !next.done; next = await reader.read()) heard += next.value;
+  }, 'it does not end like a whole one');
+  // A connection that is destroyed may take the last of what was written along.
+  t.ok((heard.match(/"content":"[^"]/g) ?? []).length <= 3);
+  t.equal((await post('/chat/completions', chat('say 10 tokens'), { headers })).status, 500);
+  t.equal((await post('/chat/completions', chat('say 3 tokens'), { headers })).status, 200);
+});
+
 t.test('a body over 64 MiB is refused, announced or not', async (t) => {
   const announced = request(`${demo.url}/chat/completions`, { method: 'POST', headers: { 'content-length': 64 * 1024 * 1024 + 1 } });
   announced.flushHeaders();

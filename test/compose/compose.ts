@@ -55,7 +55,10 @@ try {
     await callThrough('a stream from the gateway', stack.gatewayUrl),
     await callThrough('a stream through nginx', stack.edgeUrl),
     ...(await stack.check()),
-    ...(await judgePanels(stack.prometheusUrl, panelQueries())),
+    ...(await judgePanels(stack.prometheusUrl, [
+      ...panelQueries(),
+      { name: 'that limits are counted in the store', expr: 'sluicegate_limit_store_up == 1' },
+    ])),
     ...(await judgeAlerts(stack.prometheusUrl, ruleQueries())),
   ];
 } catch (error) {

@@ -164,7 +164,10 @@ export async function startContainers(): Promise<Stack> {
         name: `${service} runs without root and cannot write to its image`,
         fault: tell(() => inside(service, '[ "$(id -u)" != 0 ] && ! touch /written /usr/written 2>/dev/null')),
       })),
-      { name: 'the gateway counts limits in the store', fault: tell(() => inside('limits', '[ "$(valkey-cli dbsize)" -gt 0 ]')) },
+      {
+        name: 'the gateway counts limits in the store',
+        fault: tell(() => inside('limits', 'for i in $(seq 20); do [ "$(valkey-cli dbsize)" -gt 0 ] && exit; sleep 1; done; exit 1')),
+      },
       {
         name: 'only the gateway reaches the store',
         fault: tell(() => inside('prometheus', '! timeout 3 redis-cli -h limits ping 2>/dev/null | grep -q PONG')),

@@ -173,6 +173,8 @@ export function createLedger(now: () => number, record: (exchange: Exchange) => 
     end(exchange, outcome) {
       if (!live.delete(exchange)) return;
       exchange.outcome = outcome;
+      // Of a whole answer nothing was refused, even if that was wanted at its last moment.
+      if (outcome !== 'rejected') exchange.rejection = undefined;
       exchange.durationMs = now() - exchange.startedAtMs;
       exchange.lease?.end();
       const settlement = settle(exchange).finally(() => settling.delete(settlement));

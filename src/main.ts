@@ -228,7 +228,7 @@ async function demo(flags: Flags): Promise<number | undefined> {
 /** Calls until it is told to stop. Other models than the demo's it never names, so that it costs nothing wherever it is pointed. */
 async function traffic([url, ...keys]: string[]): Promise<number | undefined> {
   if (url === undefined || !/^https?:/.test(url) || !URL.canParse(url))
-    return refuseUsage('traffic takes the base URL of a gateway, as http://127.0.0.1:8080/v1, and the keys to call it with');
+    return refuseUsage('traffic takes the base URL of a gateway, as http://127.0.0.1:8080/v1, and the keys to call it with', 'traffic');
   const { startTraffic } = await import('./demo/traffic.ts');
   const calls = startTraffic({ url: url.replace(/\/+$/, ''), keys });
   print(`Calling ${url}\n`);
@@ -358,7 +358,7 @@ Sluicegate ${readVersion()}
   Clients   ${describeClients(config)}
   Upstream  ${upstream}
   Metrics   ${opsUrl}/metrics
-  Settings  ${file ?? 'built-in defaults and the environment'}
+${hasLivePage(config) ? `  Live page ${opsUrl}/\n` : ''}  Settings  ${file ?? 'built-in defaults and the environment'}
 
 Try it:
 
@@ -367,6 +367,11 @@ Try it:
 Behind nginx, a CDN or a load balancer, "sluicegate doctor URL" tells whether streams come through.
 
 `;
+}
+
+/** As ops has it: for this machine, or for whoever has the token. */
+function hasLivePage({ ops, server }: Config): boolean {
+  return ops.token !== undefined || (isLoopback(ops.listen.host) && !isDeepStrictEqual(ops.listen, server.listen));
 }
 
 /** Who may call; of many only some, and how many more. */

@@ -105,9 +105,6 @@ class RouteTries implements Tries, AttemptEvents {
   private readonly exchange: Exchange;
   private readonly request: IncomingMessage;
   private readonly requestTarget: RequestTarget;
-  private readonly clock: Clock;
-  private readonly metrics: Metrics;
-  private readonly asker: Asker;
   private readonly route: Route;
   private readonly canRepeat: boolean;
   /** Those that are still to be tried. */
@@ -127,9 +124,6 @@ class RouteTries implements Tries, AttemptEvents {
     this.exchange = journey.exchange;
     this.request = journey.request;
     this.requestTarget = journey.requestTarget;
-    this.clock = parts.clock;
-    this.metrics = parts.metrics;
-    this.asker = parts.asker;
     this.route = plan.route;
     this.canRepeat = cargo.canRepeat && cargo.bodyBytes <= this.route.replayBytes;
     this.queue = parts.balance.order(this.route);
@@ -139,10 +133,11 @@ class RouteTries implements Tries, AttemptEvents {
   /** @param furtherKeys so many keys may yet be tried, should this one be refused */
   private send(target: Target, furtherKeys: number = target.upstream.apiKeys.length - 1): void {
     const { upstream } = target;
-    const outlet = this.parts.outletOf(upstream);
+    const { clock, metrics, outletOf } = this.parts;
+    const outlet = outletOf(upstream);
     const key = outlet.keys.take();
     const edit = this.plan.edit(target);
-    const attempt = createAttempt({ clock: this.clock, metrics: this.metrics, exchange: this.exchange, outlet, key, edit }, this);
+    const attempt = createAttempt({ clock, metrics, exchange: this.exchange, outlet, key, edit }, this);
     this.live.set(attempt, { target, furtherKeys, held: undefined });
     attempt.begin(requestFor(this.request, { upstream, key, edit, body: this.cargo.body(edit.splices) }));
   }
@@ -182,7 +177,7 @@ class RouteTries implements Tries, AttemptEvents {
       status >= 400 && this.live.size > 1 ? this.passOver(attempt, () => this.reconsider()) : this.win(attempt, status, headers);
     if (attempt.edit.strip !== undefined && mayRefuseAsking(status)) {
       const askLess = () => {
-        this.asker.remember(upstream);
+        this.parts.asker.remember(upstream);
         if (this.events.hasBegun()) return false;
         this.live.delete(attempt);
         attempt.tell('refused');
@@ -232,7 +227,7 @@ class RouteTries implements Tries, AttemptEvents {
   private passOver(attempt: Attempt, goOn: () => void): Taker {
     this.live.delete(attempt);
     attempt.tell('refused');
-    this.dropped.set(attempt, this.clock.now());
+    this.dropped.set(attempt, this.parts.clock.now());
     let bytes = 0;
     goOn();
     return {

@@ -1,17 +1,12 @@
 // Promise: behind nginx as it comes, buffering and all, a stream is still a stream, its end is true and its client's going is heard.
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { existsSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
-import { delimiter, join } from 'node:path';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { startTestGateway } from '../support/gateway.ts';
+import { findFreePort, findProgram, nginxConfig, startServer } from '../support/servers.ts';
 import { startUpstream } from '../support/upstream.ts';
-import { createWaiting } from '../support/waiting.ts';
 
-const binary = ['/usr/sbin', ...(process.env.PATH ?? '').split(delimiter)]
-  .map((folder) => join(folder, 'nginx'))
-  .find((file) => existsSync(file));
+const binary = findProgram('nginx');
 const skip = binary === undefined && 'nginx is not installed';
 
 /** What each variant adds to `proxy_pass`, and the coding that a client which offers gzip then gets. */
@@ -21,24 +16,6 @@ const variants: Record<string, { settings: string; coding: string | null }> = {
   'compressing event streams too': { settings: 'gzip_types text/event-stream; gzip_proxied any; gzip_min_length 0;', coding: 'gzip' },
 };
 
-/** Debian's nginx.conf, but for paths, the user and the process model. */
-function formatConfig(folder: string, servers: string): string {
-  const temp = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `${name}_temp_path ${folder}/${name};`).join(' ');
-  return `daemon off; master_process off; pid ${folder}/nginx.pid; error_log stderr notice;
-events { worker_connections 768; }
-http { sendfile on; tcp_nopush on; types_hash_max_size 2048; default_type application/octet-stream; access_log off; gzip on; ${temp} ${servers} }
-`;
-}
-
-/** Free a moment ago; whoever takes it in between makes nginx fail to start, and the test to say so. */
-async function findFreePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return typeof address === 'object' ? (address?.port ?? 0) : 0;
-}
-
 /** Starts one nginx with a server for each variant, all before `url`; resolves with their URLs once it listens. */
 async function startNginx(t: Test, url: string): Promise<Record<string, string>> {
   const ports = await Promise.all(Object.keys(variants).map(findFreePort));
@@ -46,27 +23,9 @@ async function startNginx(t: Test, url: string): Promise<Record<string, string>>
     ({ settings }, at) => `server { listen 127.0.0.1:${ports[at]}; location / { proxy_pass ${url}; ${settings} } }`,
   );
   const folder = t.testdir({});
-  writeFileSync(join(folder, 'nginx.conf'), formatConfig(folder, servers.join('\n')));
-  const child = spawn(binary ?? '', ['-e', 'stderr', '-p', folder, '-c', join(folder, 'nginx.conf')], {
-    stdio: ['ignore', 'ignore', 'pipe'],
-  });
-  const exited = once(child, 'close');
-  const kill = () => child.kill('SIGKILL');
-  // For a test that dies before its teardown.
-  process.once('exit', kill);
-  t.teardown(() => {
-    kill();
-    return exited;
-  });
-  const waiting = createWaiting();
-  let output = '';
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    output += text;
-    waiting.changed();
-  });
-  void exited.then(() => waiting.abandon('nginx ended while the test waited'));
+  writeFileSync(join(folder, 'nginx.conf'), nginxConfig(folder, servers.join('\n')));
   // The first lines that it says come once its sockets listen.
-  await waiting.wait({ awaited: 'nginx to listen', seen: () => output, attempt: () => output.includes('OS: ') || undefined });
+  await startServer(t, binary ?? '', ['-e', 'stderr', '-p', folder, '-c', join(folder, 'nginx.conf')]).said('OS: ');
   return Object.fromEntries(Object.keys(variants).map((name, at) => [name, `http://127.0.0.1:${ports[at]}/v1`]));
 }
 

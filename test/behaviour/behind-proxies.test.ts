@@ -1,15 +1,15 @@
 // Promise: proxies in front that lose patience with silence, or restart what is behind them, cost no stream and no request.
-import { execFile, spawn, spawnSync } from 'node:child_process';
+import { execFile, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
-import { delimiter, join } from 'node:path';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 import OpenAI from 'openai';
 import t, { type Test } from 'tap';
 import { startDemo } from '../../src/demo/server.ts';
 import { startTestGateway } from '../support/gateway.ts';
 import { runSluicegate } from '../support/process.ts';
+import { findFreePort, findProgram, nginxConfig, startServer } from '../support/servers.ts';
 import { startUpstream } from '../support/upstream.ts';
 import { createWaiting } from '../support/waiting.ts';
 import { connect } from '../support/wire.ts';
@@ -19,64 +19,16 @@ t.jobs = 2;
 const delta = (content: string) => ({ choices: [{ index: 0, delta: { content }, finish_reason: null }] });
 const streamed = { method: 'POST', target: '/v1/chat/completions', body: '{"model":"m","stream":true}' };
 
-/** Where a program is, Debian's place for servers included; undefined where it is not installed. */
-function find(program: string): string | undefined {
-  const folders = ['/usr/sbin', ...(process.env.PATH ?? '').split(delimiter)];
-  return folders.map((folder) => join(folder, program)).find((file) => existsSync(file));
-}
-const [nginx, haproxy] = [find('nginx'), find('haproxy')];
-
-/** Free a moment ago; whoever takes it in between makes its user fail to start, and the test to say so. */
-async function findFreePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return typeof address === 'object' ? (address?.port ?? 0) : 0;
-}
-
-/** Starts a proxy, killed with the test; `said` waits for something in its output. */
-function startProxy(t: Test, file: string, args: string[]) {
-  const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'] });
-  const exited = once(child, 'close');
-  const kill = () => child.kill('SIGKILL');
-  // For a test that dies before its teardown.
-  process.once('exit', kill);
-  t.teardown(() => {
-    process.off('exit', kill);
-    kill();
-    return exited;
-  });
-  const waiting = createWaiting(10_000);
-  let output = '';
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.setEncoding('utf8').on('data', (text: string) => {
-      output += text;
-      waiting.changed();
-    });
-  }
-  void exited.then(() => waiting.abandon(`${file} ended while the test waited`));
-  return {
-    /** The offset behind everything said so far. */
-    mark: () => output.length,
-    said: (wanted: string, since = 0) =>
-      waiting.wait({ awaited: wanted, seen: () => output.slice(-1500), attempt: () => output.includes(wanted, since) || undefined }),
-  };
-}
+const [nginx, haproxy] = [findProgram('nginx'), findProgram('haproxy')];
 
 /** nginx with its read timeout at two seconds instead of sixty; resolves with its port once it listens. */
 async function startImpatientNginx(t: Test, url: string): Promise<number> {
   const port = await findFreePort();
   const folder = t.testdir({});
-  const temp = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `${name}_temp_path ${folder}/${name};`).join(' ');
   const server = `server { listen 127.0.0.1:${port}; location / { proxy_pass ${url}; proxy_http_version 1.1; proxy_read_timeout 2s; } }`;
-  const text = `daemon off; master_process off; pid ${folder}/nginx.pid; error_log stderr notice;
-events { worker_connections 768; }
-http { access_log off; ${temp} ${server} }
-`;
-  writeFileSync(join(folder, 'nginx.conf'), text);
+  writeFileSync(join(folder, 'nginx.conf'), nginxConfig(folder, server));
   // The first lines that it says come once its sockets listen.
-  await startProxy(t, nginx ?? '', ['-e', 'stderr', '-p', folder, '-c', join(folder, 'nginx.conf')]).said('OS: ');
+  await startServer(t, nginx ?? '', ['-e', 'stderr', '-p', folder, '-c', join(folder, 'nginx.conf')]).said('OS: ');
   return port;
 }
 
@@ -273,7 +225,7 @@ t.test(
     };
     const replicas = await Promise.all(ports.map(start));
     const folder = t.testdir({ 'haproxy.cfg': haproxyConfig(front, ports) });
-    const proxy = startProxy(t, haproxy ?? '', ['-db', '-f', join(folder, 'haproxy.cfg')]);
+    const proxy = startServer(t, haproxy ?? '', ['-db', '-f', join(folder, 'haproxy.cfg')]);
     await Promise.all(ports.map((_, n) => proxy.said(`Health check for server replicas/r${n} succeeded`)));
 
     const failures: string[] = [];

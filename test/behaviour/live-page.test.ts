@@ -143,6 +143,20 @@ t.test('a stream is ended by whom ops lets in, and by no other web page', async 
   t.match(await ask(gateway.opsPort, 'DELETE', target, { host: own, ...ACTION }), { status: 404 }, 'once');
 });
 
+t.test('an end that comes behind the answer’s last word has ended nothing, and counts as no refusal', async (t) => {
+  const scene = await start(t);
+  const { gateway } = scene;
+  const { client, request } = await openStream(scene);
+  const [{ id } = { id: '' }] = (await look(scene)).streams;
+  request.event('[DONE]');
+  await client.until('[DONE]');
+  const own = `127.0.0.1:${gateway.opsPort}`;
+  t.match(await ask(gateway.opsPort, 'DELETE', `/api/streams/${id}`, { host: own, ...ACTION }), { status: 202 });
+  t.match((await client.body()).toString(), /\[DONE\]\n\n$/, 'whole, with nothing behind its last word');
+  t.match(await gateway.ended(), { outcome: 'completed', rejection: undefined });
+  t.equal((await gateway.metrics()).value('sluicegate_rejections_total'), undefined);
+});
+
 t.test('with a token the page comes without it, and every figure and action only with it', async (t) => {
   const bearer = { authorization: `Bearer ${OPS_TOKEN}` };
   const free = createServer().listen(0, '127.0.0.1');

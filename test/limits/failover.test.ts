@@ -9,7 +9,8 @@ import { createRedisStore } from '../../src/limits/redis.ts';
 import { type CallerLimits, type Running, StoreFailure } from '../../src/limits/store.ts';
 import { startFaultRelay, type Toxic } from '../support/fault-relay.ts';
 import { createRandom } from '../support/random.ts';
-import { findFreePort, isRedisMissing, startRedis } from '../support/redis.ts';
+import { isRedisMissing, startRedis } from '../support/redis.ts';
+import { findFreePort } from '../support/servers.ts';
 import { createCertificate } from '../support/tls.ts';
 import { createWaiting } from '../support/waiting.ts';
 

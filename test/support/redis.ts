@@ -2,10 +2,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { delimiter, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Test } from 'tap';
+import { findFreePort } from './servers.ts';
 
 const binary = (process.env.PATH ?? '')
   .split(delimiter)
@@ -32,15 +32,6 @@ export interface TestRedis {
   /** It accepts connections and answers nothing. */
   freeze(): void;
   thaw(): void;
-}
-
-/** Nobody listens there at the moment. */
-export async function findFreePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return typeof address === 'object' ? (address?.port ?? 0) : 0;
 }
 
 /** @param settings as on redis-server's command line: `['--requirepass', 'secret']` */

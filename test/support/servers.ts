@@ -44,8 +44,10 @@ export function startServer(t: Test, file: string, args: string[], env: Record<s
   }
   void exited.then(() => waiting.abandon(`${file} ended while the test waited`));
   return {
-    said: (wanted: string) =>
-      waiting.wait({ awaited: wanted, seen: () => output.slice(-1500), attempt: () => output.includes(wanted) || undefined }),
+    /** The offset behind everything said so far. */
+    mark: () => output.length,
+    said: (wanted: string, since = 0) =>
+      waiting.wait({ awaited: wanted, seen: () => output.slice(-1500), attempt: () => output.includes(wanted, since) || undefined }),
   };
 }
 

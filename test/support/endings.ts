@@ -557,7 +557,10 @@ export const endings: readonly Ending[] = [
     upstream: CLOSED,
     outcome: 'client_stalled',
     settings: { server: { clientStall: '60ms' } },
-    act: () => undefined,
+    // It reads on only then: to see that its connection was closed.
+    act: async ({ request }) => {
+      await request.connection.closed;
+    },
   },
   {
     ids: 'A7',

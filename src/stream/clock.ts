@@ -17,6 +17,11 @@ export interface Clock {
 
 /** Deadlines are seconds to minutes; ten beats a second judge them finely enough at next to no cost. */
 const BEAT_MS = 100;
+/**
+ * What a beat takes of one turn of the loop. Its judges have meters look at what has come, 5 to 10 µs a stream: 200 streams at once
+ * delayed everybody's events by 2 ms, ten times a second, which was most of their p99.
+ */
+const BEAT_SHARE_MS = 0.3;
 /** The share of one turn. 2,000 clients that leave at one instant cost 0.2 s of work, which no other stream shall wait for. */
 const SHARE_MS = 2;
 
@@ -29,21 +34,34 @@ export function createClock(beatMs: number = BEAT_MS, onFault: (fault: unknown) 
   const now = () => performance.now();
   const spread = createSpread(now);
 
-  function beat(): void {
-    const nowMs = now();
-    for (const judge of judges) {
-      try {
-        judge(nowMs);
-      } catch (fault) {
-        // One stream's fault is not the others': it is judged no more.
-        judges.delete(judge);
-        onFault(fault);
-      }
+  let isJudging = false;
+
+  /** A few in each turn, all by the time at which the beat began: what has come by then has been read. */
+  function beat(nowMs: number, waiting: Iterator<(nowMs: number) => void>): void {
+    const untilMs = now() + BEAT_SHARE_MS;
+    for (let next = waiting.next(); !next.done; next = waiting.next()) {
+      judgeBy(next.value, nowMs);
+      if (now() < untilMs) continue;
+      setImmediate(beat, nowMs, waiting);
+      return;
+    }
+    isJudging = false;
+  }
+
+  function judgeBy(judge: (nowMs: number) => void, nowMs: number): void {
+    try {
+      judge(nowMs);
+    } catch (fault) {
+      // One stream's fault is not the others': it is judged no more.
+      judges.delete(judge);
+      onFault(fault);
     }
   }
 
   const timer = setInterval(() => {
-    if (judges.size > 0) setImmediate(beat);
+    if (judges.size === 0 || isJudging) return;
+    isJudging = true;
+    setImmediate(beat, now(), judges.values());
   }, beatMs);
   timer.unref();
 

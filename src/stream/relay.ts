@@ -117,8 +117,9 @@ class BodyRelay implements Relay {
   private heldBytes = 0;
   private progressAtMs = 0;
   private readonly readable: Meter | undefined;
-  /** Made once: it is queued for every piece. */
+  /** Made once, as they are handed on for every piece and beat. */
   private readonly flushSoon = () => this.flush();
+  private readonly meaning = () => this.meaningCount();
   private readonly silence: Silence;
 
   constructor(parts: RelayParts) {
@@ -249,10 +250,13 @@ class BodyRelay implements Relay {
     if (!this.sink.write(heartbeat(this.readable.hasIdOrRetry))) this.block();
   }
 
+  private meaningCount(): number {
+    const { readable } = this;
+    return readable === undefined || readable.isOff ? this.flow.bytesOut : readable.meaningCount;
+  }
+
   private judgeSilence(nowMs: number): void {
-    const { readable, flow } = this;
-    const meaning = readable === undefined || readable.isOff ? flow.bytesOut : readable.meaningCount;
-    const verdict = this.silence.judge(nowMs, meaning, flow.bytesOut);
+    const verdict = this.silence.judge(nowMs, this.meaning, this.flow.bytesOut);
     if (verdict === undefined) return;
     if (verdict === 'beat') {
       this.beat(nowMs);

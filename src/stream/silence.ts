@@ -14,16 +14,20 @@ export type Verdict = 'noFirstByte' | 'idle' | 'beat' | undefined;
 
 export interface Silence {
   /**
-   * Compares the counters with what they were at the beat before, and says what is due, if anything: an event costs nothing here.
-   * @param meaning grows with everything that has meaning: comments and pings are no sign of life of a model
+   * Compares the counters with what they were before, and says what is due, if anything: an event costs nothing here.
+   * @param meaning grows with everything that has meaning: comments and pings are no sign of life of a model. It is asked for
+   *   seldom, as a meter then looks at all that has come: so `idle` is noticed up to a 32nd of its bound late
    * @param bytes grows with every byte sent down
    */
-  judge(nowMs: number, meaning: number, bytes: number): Verdict;
+  judge(nowMs: number, meaning: () => number, bytes: number): Verdict;
   /** A pause that was the client's doing is over: it counts for nothing. */
   resume(nowMs: number): void;
   /** Something was sent down that no counter shows. */
   broken(nowMs: number): void;
 }
+
+/** How often in the time of `idleMs` meaning is looked for. At every beat, ten times a second, it was a tenth of all metering. */
+const LOOKS = 32;
 
 /** @param sentAtMs when the request had gone up */
 export function createSilence(bounds: SilenceBounds, sentAtMs: number, nowMs: number): Silence {
@@ -33,6 +37,8 @@ export function createSilence(bounds: SilenceBounds, sentAtMs: number, nowMs: nu
 class SilenceWatch implements Silence {
   private readonly bounds: SilenceBounds;
   private readonly sentAtMs: number;
+  private readonly lookEveryMs: number;
+  private lookedAtMs: number;
   private meaningSeen = 0;
   private meaningAtMs: number;
   private bytesSeen = 0;
@@ -41,24 +47,30 @@ class SilenceWatch implements Silence {
   constructor(bounds: SilenceBounds, sentAtMs: number, nowMs: number) {
     this.bounds = bounds;
     this.sentAtMs = sentAtMs;
+    this.lookEveryMs = bounds.idleMs / LOOKS;
+    this.lookedAtMs = nowMs;
     this.meaningAtMs = nowMs;
     this.downAtMs = nowMs;
   }
 
-  judge(nowMs: number, meaning: number, bytes: number): Verdict {
+  judge(nowMs: number, meaning: () => number, bytes: number): Verdict {
     if (bytes !== this.bytesSeen) {
       this.bytesSeen = bytes;
       this.downAtMs = nowMs;
     }
-    if (meaning !== this.meaningSeen) {
-      this.meaningSeen = meaning;
-      this.meaningAtMs = nowMs;
-    } else if (meaning === 0 && nowMs - this.sentAtMs > this.bounds.firstByteMs) {
-      return 'noFirstByte';
-    } else if (meaning > 0 && nowMs - this.meaningAtMs > this.bounds.idleMs) {
-      return 'idle';
-    }
+    const hasBegun = this.meaningSeen > 0;
+    const isDue = hasBegun ? nowMs - this.meaningAtMs > this.bounds.idleMs : nowMs - this.sentAtMs > this.bounds.firstByteMs;
+    const isLooking = isDue || !hasBegun || nowMs - this.lookedAtMs >= this.lookEveryMs;
+    if (isLooking && !this.hasMoved(nowMs, meaning()) && isDue) return hasBegun ? 'idle' : 'noFirstByte';
     return nowMs - this.downAtMs >= this.bounds.heartbeatMs ? 'beat' : undefined;
+  }
+
+  private hasMoved(nowMs: number, meaning: number): boolean {
+    this.lookedAtMs = nowMs;
+    if (meaning === this.meaningSeen) return false;
+    this.meaningSeen = meaning;
+    this.meaningAtMs = nowMs;
+    return true;
   }
 
   resume(nowMs: number): void {

@@ -590,6 +590,23 @@ t.test('spread tasks run in their order, a little in each turn of the loop, and 
   t.ok(isLast, 'what still waits runs when the clock closes');
 });
 
+t.test('a beat is judged a little in each turn of the loop, all by the time at which it began', async (t) => {
+  const clock = createClock(1);
+  t.teardown(() => clock.close());
+  let turn = 0;
+  const seen: { nowMs: number; turn: number }[] = [];
+  for (let n = 0; n < 20; n++) {
+    clock.onBeat((nowMs) => {
+      seen.push({ nowMs, turn });
+      for (const untilMs = performance.now() + 0.5; performance.now() < untilMs; );
+    });
+  }
+  for (; seen.length < 20; turn++) await setImmediate();
+  const first = seen.slice(0, 20);
+  t.equal(new Set(first.map((look) => look.nowMs)).size, 1, 'one time');
+  t.equal(new Set(first.map((look) => look.turn)).size, 20, 'one judge in each turn, as long as they take');
+});
+
 t.test('E2 1,000 connections that send nothing are closed within ten seconds, and a probe is served meanwhile', async (t) => {
   const socket = call(gateway.port, 'answer');
   t.match(String(await once(socket, 'data')), /^HTTP\/1\.1 200/);

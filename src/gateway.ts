@@ -145,7 +145,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
 
   const isLeaving = () => state !== 'ready';
   const isTrusted = (address: string) => current.trusted.check(address, isIPv6(address) ? 'ipv6' : 'ipv4');
-  const listening = { isLeaving, onUnparsed: metrics.rejectedUnparsed, onFault, spread: clock.spread };
+  const listening = { isLeaving, onUnparsed: metrics.rejectedUnparsed, onFault, spread: clock.spread, takeIn: clock.takeIn };
   const app = createListener({ ...listening, isTrusted, credentials: credentialsOf(initial) });
   const ops = isSameListener(initial) ? app : createListener({ ...listening, isTrusted: () => false });
   const probe = createProbes();

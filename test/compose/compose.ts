@@ -13,6 +13,8 @@ export interface Stack {
   readonly gatewayUrl: string;
   /** What holds of this way to start it alone. */
   check(): Promise<Verdict[]>;
+  /** Asks the gateway to end, as whoever deploys a new one does, with callers at it. */
+  end(): Promise<Verdict>;
   stop(): Promise<void>;
 }
 
@@ -60,6 +62,7 @@ try {
       { name: 'that limits are counted in the store', expr: 'sluicegate_limit_store_up == 1' },
     ])),
     ...(await judgeAlerts(stack.prometheusUrl, ruleQueries())),
+    await stack.end(),
   ];
 } catch (error) {
   verdicts.push({ name: 'the proof ran to its end', fault: String(error) });

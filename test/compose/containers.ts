@@ -165,6 +165,10 @@ export async function startContainers(): Promise<Stack> {
         fault: tell(() => inside(service, '[ "$(id -u)" != 0 ] && ! touch /written /usr/written 2>/dev/null')),
       })),
       {
+        name: 'the gateway is the first process, with the options of the image',
+        fault: tell(() => inside('gateway', "tr '\\0' ' ' < /proc/1/cmdline | grep -q '^node --max-semi-space-size=8 src/main.ts'")),
+      },
+      {
         name: 'the gateway counts limits in the store',
         fault: tell(() => inside('limits', 'for i in $(seq 20); do [ "$(valkey-cli dbsize)" -gt 0 ] && exit; sleep 1; done; exit 1')),
       },
@@ -178,11 +182,22 @@ export async function startContainers(): Promise<Stack> {
       },
     ];
   }
+
+  async function end(): Promise<Verdict> {
+    const fault = tell(() => {
+      run(podman, ['stop', '--time', '75', container('gateway')]);
+      const code = run(podman, ['inspect', '--format', '{{.State.ExitCode}}', container('gateway')]);
+      // 137: it was killed.
+      if (code !== '0') throw new Error(`code ${code}`);
+    });
+    return { name: 'the gateway lets its streams finish and ends when it is told to', fault };
+  }
   return {
     prometheusUrl: `http://127.0.0.1:${ports.PROMETHEUS_PORT}`,
     edgeUrl: `http://127.0.0.1:${ports.EDGE_PORT}`,
     gatewayUrl: `http://127.0.0.1:${ports.API_PORT}`,
     check,
+    end,
     stop,
   };
 }

@@ -7,12 +7,15 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delayFor } from 'node:timers/promises';
 import type { Stack } from './compose.ts';
+import type { Verdict } from './judge.ts';
 import { root } from './queries.ts';
 
 const read = (path: string) => readFileSync(join(root, path), 'utf8');
 const START_MS = 20_000;
 /** How long a process may take to end when it is asked to. */
 const END_MS = 3000;
+/** What stop_grace_period allows the gateway, for its streams. */
+const DRAIN_MS = 75_000;
 
 /** Free a moment ago. */
 export async function findFreePort(): Promise<number> {
@@ -46,7 +49,7 @@ export async function startProcesses(): Promise<Stack> {
   const ports = Object.fromEntries(await Promise.all(names.map(async (name) => [name, await findFreePort()] as const)));
   const at = (name: (typeof names)[number]) => `127.0.0.1:${ports[name]}`;
 
-  function start(file: string, args: string[], env: Record<string, string> = {}): void {
+  function start(file: string, args: string[], env: Record<string, string> = {}): ChildProcess {
     const child = spawn(file, args, {
       cwd: folder,
       env: { PATH: `${process.env.PATH}:/usr/sbin`, ...env },
@@ -58,6 +61,7 @@ export async function startProcesses(): Promise<Stack> {
     });
     child.once('close', (code) => code !== 0 && code !== null && console.log(`${file} ended with ${code}: ${said}`));
     children.push(child);
+    return child;
   }
 
   async function stop(): Promise<void> {
@@ -75,6 +79,7 @@ export async function startProcesses(): Promise<Stack> {
     for (const child of children) child.kill('SIGKILL');
   });
 
+  let gateway: ChildProcess;
   try {
     const main = join(root, 'src/main.ts');
     const settings = read('config/compose/demo.yaml').replaceAll('demo:8081', at('demo'));
@@ -97,7 +102,7 @@ export async function startProcesses(): Promise<Stack> {
     start('redis-server', ['--port', String(ports.redis), '--bind', '127.0.0.1', '--save', '', '--maxmemory-policy', 'noeviction']);
     start(process.execPath, [main, 'demo', '--listen', at('demo')]);
     await waitFor(`http://${at('demo')}/v1/models`);
-    start(process.execPath, [main, 'serve', '-c', 'sluicegate.yaml'], { LIMITS_STORE: `redis://${at('redis')}/0` });
+    gateway = start(process.execPath, [main, 'serve', '-c', 'sluicegate.yaml'], { LIMITS_STORE: `redis://${at('redis')}/0` });
     await waitFor(`http://${at('ops')}/readyz`);
     const keys = ['sk-demo-web-app', 'sk-demo-mobile', 'sk-demo-batch', 'sk-demo-trial'];
     start(process.execPath, [main, 'traffic', `http://${at('api')}/v1`, ...keys]);
@@ -109,11 +114,18 @@ export async function startProcesses(): Promise<Stack> {
     await stop();
     throw error;
   }
+  async function end(): Promise<Verdict> {
+    const ended = once(gateway, 'exit', { signal: AbortSignal.timeout(DRAIN_MS) });
+    gateway.kill('SIGTERM');
+    const [code] = await ended;
+    return { name: 'the gateway lets its streams finish and ends when it is told to', fault: code === 0 ? undefined : `code ${code}` };
+  }
   return {
     prometheusUrl: `http://${at('prometheus')}`,
     edgeUrl: `http://${at('edge')}`,
     gatewayUrl: `http://${at('api')}`,
     check: async () => [],
+    end,
     stop,
   };
 }

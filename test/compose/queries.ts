@@ -53,6 +53,7 @@ const VARIABLES: Readonly<Record<string, string>> = {
   $__rate_interval: '1m',
   $__interval: '15s',
   $__range: '30m',
+  $__range_s: '1800',
   $upstream: '.*',
   $model: '.*',
   $client: '.*',

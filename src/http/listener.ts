@@ -265,7 +265,8 @@ function refuseUnparsed(response: ServerResponse, code: ErrorCode, options: List
 
 /** Answers on a socket that has no request. */
 function answerRaw(socket: Socket, code: ErrorCode, options: ListenerOptions): void {
-  options.onUnparsed(code);
+  // Browsers open connections ahead of need: one that brought nothing is no request that was refused.
+  if (socket.bytesRead > 0) options.onUnparsed(code);
   const body = errorBody(detailOf(code));
   const { status } = errorTable[code];
   const head = `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n`;

@@ -60,7 +60,7 @@ t.test('E2 1,000 connections that send nothing, or never a whole head, are close
   );
   t.ok(Math.max(...ends.map(({ at }) => at)) - began < 3000, 'soon after their limit');
   t.same(new Set(unparsed), new Set(['request_timeout']));
-  t.equal(unparsed.length, 1000);
+  t.equal(unparsed.length, 500, 'whoever sent nothing has asked for nothing');
   t.equal(spread.length, 1000, 'not all in one turn');
 });
 

@@ -52,7 +52,12 @@ t.test('E2 hands that are never shaken, or connections that bring no request, ar
   const shaken = await connectFrames(t, port);
   const http1 = connectTls({ port, host: '127.0.0.1', ca: credentials.cert, ALPNProtocols: ['http/1.1'] });
   t.match(String(await http1.toArray()), /^HTTP\/1\.1 408 /, 'as without TLS');
+  t.equal(unparsed.length, 2, 'nothing was asked on it');
   t.equal(await shaken.closed(), 0, 'with a GOAWAY that blames nobody');
+  const begun = connectTls({ port, host: '127.0.0.1', ca: credentials.cert, ALPNProtocols: ['http/1.1'] });
+  begun.write('POST ');
+  t.match(String(await begun.toArray()), /^HTTP\/1\.1 408 /);
+  t.equal(unparsed.length, 3, 'on this one something was');
   const opened = await connectFrames(t, port);
   // A head that never ends.
   opened.send(frame(FRAME.headers, 0, 1, head('GET', '/fast')));

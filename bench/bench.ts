@@ -1,15 +1,10 @@
-// npm run bench: Sluicegate and others side by side, in one run. What is measured how is told in docs/performance.md.
-//   npm run bench -- --quick                      two scenarios, four contenders, under two minutes
-//   npm run bench -- --install                    fetch the peers that are not there, then run everything
-//   npm run bench -- --only paced,tls --contenders nginx,sluicegate --rounds 5 --seconds 4
-//   npm run bench -- --compare main               this checkout and another commit, in turn; fails on a regression
+// npm run bench: Sluicegate and others side by side, in one run. What is measured how is told in docs/performance.md, how it is asked for by `--help`.
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { cpus, loadavg } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
-import { compareWith } from './compare.ts';
+import { COMPARED_SCENARIOS, compareWith, findCommit } from './compare.ts';
 import type { Contender } from './contender.ts';
 import { bifrost } from './contenders/bifrost.ts';
 import { direct } from './contenders/direct.ts';
@@ -23,61 +18,69 @@ import { createSluicegate } from './contenders/sluicegate.ts';
 import { divideCores, pinSelf } from './cores.ts';
 import { startGenerators } from './generators/generators.ts';
 import { installPeers } from './install.ts';
+import { EXIT, type Known, type Options, readOptions, UsageError, writeHelp } from './options.ts';
 import { plotAll } from './plots.ts';
 import { formatPromises } from './promises.ts';
 import { formatMeanings, formatScenario } from './report.ts';
-import { runScenario, type ScenarioResult } from './run.ts';
-import { type Scenario, scenarios } from './scenarios.ts';
+import { type RunParts, runScenario, type ScenarioResult } from './run.ts';
+import { scenarios } from './scenarios.ts';
 
 const sluicegate = createSluicegate();
 const main = [direct, nginx, pipe, sluicegate];
 const all = [direct, nginx, haproxy, pipe, sluicegate, httpProxy, portkey, litellm, bifrost];
-const sets: Record<Scenario['contenders'], Contender[]> = { all, main };
+const namesOf = (contenders: readonly Contender[]) => contenders.map(({ name }) => name);
+const known: Known = { scenarios, all: namesOf(all), main: namesOf(main), compared: COMPARED_SCENARIOS };
 
-const { values } = parseArgs({
-  options: {
-    quick: { type: 'boolean', default: false },
-    install: { type: 'boolean', default: false },
-    only: { type: 'string' },
-    contenders: { type: 'string' },
-    rounds: { type: 'string' },
-    seconds: { type: 'string' },
-    compare: { type: 'string' },
-    out: { type: 'string', default: fileURLToPath(new URL('./results', import.meta.url)) },
-  },
-});
+process.exitCode = await obey(process.argv.slice(2));
 
-if (values.install) installPeers();
-const cores = divideCores();
-pinSelf(cores.generators);
-const measureMs = 1000 * Number(values.seconds ?? (values.quick ? 2 : 4));
-const pace = { warmupMs: Math.min(2000, measureMs / 2), measureMs };
-const rounds = Number(values.rounds ?? (values.quick ? 3 : 5));
-const generators = await startGenerators(cores.generators);
-const tell = (line: string) => console.error(line);
-
-try {
-  if (values.compare === undefined) await runAll();
-  else process.exitCode = await compareWith(values.compare, { generators, cores, rounds: Number(values.rounds ?? 8), pace, tell });
-} finally {
-  generators.stop();
+/** Does what the command line says; returns the exit code. */
+async function obey(args: readonly string[]): Promise<number> {
+  try {
+    const options = readOptions(args, known);
+    if (options === undefined) {
+      process.stdout.write(writeHelp(known));
+      return EXIT.measured;
+    }
+    return await run(options);
+  } catch (error) {
+    console.error(error instanceof UsageError ? `${error.message}\nnpm run bench -- --help says what there is` : error);
+    return error instanceof UsageError ? EXIT.usage : EXIT.fault;
+  }
 }
 
-async function runAll(): Promise<void> {
-  const only = values.only?.split(',');
-  const chosen = scenarios.filter(({ name, isQuick }) => (only ? only.includes(name) : !values.quick || isQuick));
-  if (chosen.length === 0) throw new Error(`no such scenario: ${scenarios.map(({ name }) => name).join(', ')}`);
-  const named = values.contenders?.split(',');
-  const conditions = describeConditions();
+async function run(options: Options): Promise<number> {
+  const { compare, measureMs, rounds } = options;
+  const commit = compare === undefined ? undefined : findCommit(compare);
+  if (compare !== undefined && commit === undefined) throw new UsageError(`--compare: "${compare}" is no commit of this repository`);
+  if (options.install) installPeers();
+  const cores = divideCores();
+  pinSelf(cores.generators);
+  const pace = { warmupMs: Math.min(2000, measureMs / 2), measureMs };
+  const generators = await startGenerators(cores.generators);
+  const parts = { generators, cores, rounds, pace, tell: (line: string) => console.error(line) };
+  try {
+    if (compare !== undefined && commit !== undefined)
+      return await compareWith(compare, commit, { ...parts, scenarios: options.scenarios });
+    await runAll(options, parts);
+    return EXIT.measured;
+  } finally {
+    generators.stop();
+  }
+}
+
+async function runAll(options: Options, parts: Omit<RunParts, 'contenders'>): Promise<void> {
+  const { cores } = parts;
+  const out = options.out ?? fileURLToPath(new URL('./results', import.meta.url));
+  const conditions = describeConditions(parts);
   console.log(
     Object.entries(conditions)
       .map(([name, text]) => `${name}: ${text}`)
       .join('\n'),
   );
   const results: ScenarioResult[] = [];
-  for (const scenario of chosen) {
-    const contenders = (values.quick ? main : sets[scenario.contenders]).filter(({ name }) => named?.includes(name) ?? true);
-    const result = await runScenario(scenario, { generators, cores, contenders, rounds, pace, tell });
+  for (const scenario of options.scenarios) {
+    const names = options.contendersOf(scenario);
+    const result = await runScenario(scenario, { ...parts, contenders: all.filter(({ name }) => names.includes(name)) });
     results.push(result);
     console.log(formatScenario(result, cores.generatorCount));
   }
@@ -91,16 +94,16 @@ async function runAll(): Promise<void> {
       .map((entry) => entry.join(': '))
       .join('\n')}`,
   );
-  mkdirSync(values.out, { recursive: true });
-  writeFileSync(join(values.out, 'results.json'), JSON.stringify({ conditions, contenders, results }, undefined, 1));
+  mkdirSync(out, { recursive: true });
+  writeFileSync(join(out, 'results.json'), JSON.stringify({ conditions, contenders, results }, undefined, 1));
   const facts = Object.entries(conditions).map(([name, text]) => `- ${name}: ${text}`);
-  writeFileSync(join(values.out, 'promises.md'), `${promises.markdown}\n\n${facts.join('\n')}\n`);
-  const plots = plotAll(results, values.out);
-  console.log(`\nwritten to ${values.out}: results.json, promises.md${plots.map((name) => `, ${name}`).join('')}`);
+  writeFileSync(join(out, 'promises.md'), `${promises.markdown}\n\n${facts.join('\n')}\n`);
+  const plots = plotAll(results, out);
+  console.log(`\nwritten to ${out}: results.json, promises.md${plots.map((name) => `, ${name}`).join('')}`);
 }
 
 /** All that a reader has to know to judge the numbers, or to repeat them. */
-function describeConditions(): Record<string, string> {
+function describeConditions({ cores, rounds, pace }: Omit<RunParts, 'contenders'>): Record<string, string> {
   const commit = execFileSync('git', ['describe', '--always', '--dirty'], { encoding: 'utf8' }).trim();
   return {
     date: new Date().toISOString().slice(0, 16),

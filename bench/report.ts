@@ -3,6 +3,7 @@ import { type Figure, type FigureName, figures } from './figures.ts';
 import type { Row, ScenarioResult } from './run.ts';
 import { type Sample, sample, sampleDifferences, sampleRatios } from './statistics.ts';
 
+/** Above so much of other processes' work, or of the hypervisor's, a run is worth nothing. */
 const DISTURBANCE_CORES = 0.1;
 const HEALTH: FigureName[] = ['contenderCores', 'upstreamCores', 'loadCores', 'foreignCores', 'failed'];
 
@@ -60,10 +61,19 @@ export function formatScenario(result: ScenarioResult, generatorCount: number): 
   // One call at a time leaves the two generators no pause where nothing stands between them.
   if (limited.length > 0 && scenario.kind !== 'oneAtATime')
     lines.push(`the generators were at their limit: what these could do beyond was not measured: ${limited.join(', ')}`);
-  const disturbed = rows.filter((row) => sampleOf(row, 'foreignCores').median > DISTURBANCE_CORES).map(({ name }) => name);
+  const disturbed = rows.filter(isDisturbed).map(({ name }) => name);
   if (disturbed.length > 0) lines.push(`disturbed by other work on the machine: ${disturbed.join(', ')}`);
   lines.push(...skipped.map(({ name, reason }) => `skipped: ${name}: ${reason}`));
   return lines.join('\n');
+}
+
+/** What others took of the machine while this one was measured: the median of its rounds. */
+export function foreignCoresOf(row: Row): number {
+  return sampleOf(row, 'foreignCores').median;
+}
+
+export function isDisturbed(row: Row): boolean {
+  return foreignCoresOf(row) > DISTURBANCE_CORES;
 }
 
 function isAtLimit(row: Row, generatorCount: number): boolean {

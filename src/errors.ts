@@ -102,7 +102,7 @@ const rows = {
 
 export type ErrorCode = keyof typeof rows;
 
-/** All codes with their rows, in the order of their statuses; the README documents each. */
+/** All codes with their rows, in the order of their statuses; docs/errors.md has each. */
 export const errorTable: Readonly<Record<ErrorCode, ErrorRow>> = rows;
 
 /** An error that ends a request with an answer made here. */

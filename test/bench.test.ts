@@ -1,10 +1,18 @@
-// The bench's own arithmetic: what people doubt first.
+// The bench's own arithmetic, and its command line: what people doubt first.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { text } from 'node:stream/consumers';
+import { fileURLToPath } from 'node:url';
 import t from 'tap';
+import type { Figures } from '../bench/figures.ts';
 import { parseStat, readUsage } from '../bench/generators/accounting.ts';
 import { nowNs, readStamp, STAMP_DIGITS, STAMP_MARK, writeStamp } from '../bench/generators/clock.ts';
 import { createHistogram } from '../bench/generators/histogram.ts';
+import { EXIT, type Known, readOptions, UsageError, writeHelp } from '../bench/options.ts';
+import { scenarios } from '../bench/scenarios.ts';
 import { isRegression, rotate, sample, sampleDifferences, sampleRatios } from '../bench/statistics.ts';
 import { formatNumber, niceTicks } from '../bench/svg.ts';
+import { exitCodeOf, judge } from '../bench/verdict.ts';
 import { createRandom } from './support/random.ts';
 
 t.test('a histogram tells the quantiles of the sorted values, at most 0.8 % off', async (t) => {
@@ -91,4 +99,126 @@ t.test('axes have round numbers that hold what is drawn', async (t) => {
   t.same(niceTicks(0.3), [0, 0.1, 0.2, 0.3]);
   t.same(niceTicks(0), [0, 0.5, 1]);
   t.same([0.123, 5.5, 13.84, 430, 2500, 12_400, Number.NaN].map(formatNumber), ['0.12', '5.5', '13.8', '430', '2.5k', '12k', '–']);
+});
+
+const known: Known = {
+  scenarios,
+  all: ['direct', 'nginx', 'sluicegate', 'litellm'],
+  main: ['direct', 'nginx', 'sluicegate'],
+  compared: ['paced'],
+};
+
+t.test('the command line says what is measured, whom and how often', async (t) => {
+  const read = (line: string) => {
+    const options = readOptions(line === '' ? [] : line.split(' '), known);
+    if (options === undefined) return undefined;
+    const names = options.scenarios.map(({ name }) => name);
+    return { ...options, scenarios: names, contenders: options.scenarios.map(options.contendersOf) };
+  };
+  t.match(read(''), { rounds: 5, measureMs: 4000, compare: undefined, out: undefined, install: false });
+  t.equal(read('')?.scenarios.length, scenarios.length);
+  t.match(read('--quick'), { scenarios: ['paced', 'one-at-a-time'], contenders: [known.main, known.main], rounds: 3, measureMs: 2000 });
+  t.match(read('--only memory-1000,paced --contenders nginx,litellm --rounds 2 --seconds 0.5 --out x'), {
+    scenarios: ['paced', 'memory-1000'],
+    contenders: [['nginx', 'litellm'], ['nginx']],
+    rounds: 2,
+    measureMs: 500,
+    out: 'x',
+  });
+  t.match(read('--compare HEAD~1'), { compare: 'HEAD~1', scenarios: ['paced'], rounds: 8, measureMs: 4000 });
+  t.match(read('--compare HEAD~1 --only tls,unpaced --quick'), { scenarios: ['unpaced', 'tls'], measureMs: 2000 });
+  for (const line of ['--help', '-h', '--quick --help', '--nonsense --only nix -h']) t.equal(read(line), undefined, line);
+});
+
+t.test('what the command line cannot mean is said, and what would be right', async (t) => {
+  const wrong: [string, RegExp][] = [
+    ['--nonsense', /'--nonsense'/],
+    ['paced', /'paced'/],
+    ['--seconds', /--seconds.*missing/],
+    ['--quick=yes', /--quick/],
+    ['--only paced,nix', /"nix"; there are paced, instant, /],
+    ['--only paced,', /""; there are paced/],
+    ['--contenders nginx,Nginx', /"Nginx"; there are direct, nginx, sluicegate, litellm$/],
+    ['--contenders litellm --only memory-1000', /litellm takes no part in memory-1000/],
+    ['--contenders litellm --quick', /litellm takes no part in --quick/],
+    ['--rounds 0', /"0"/],
+    ['--rounds 1.5', /whole number/],
+    ['--seconds -1', /--seconds/],
+    ['--seconds=', /--seconds: ""/],
+    ['--seconds soon', /"soon"/],
+    ['--compare=', /needs a commit/],
+    ['--compare main --contenders nginx', /leave --contenders out/],
+    ['--compare main --out x', /leave --out out/],
+  ];
+  for (const [line, message] of wrong) {
+    const fault = faultOf(line);
+    t.ok(fault instanceof UsageError, line);
+    t.match(fault, { message }, line);
+  }
+});
+
+/** What is thrown for a command line. */
+function faultOf(line: string): unknown {
+  try {
+    readOptions(line.split(' '), known);
+  } catch (error) {
+    return error;
+  }
+  return undefined;
+}
+
+t.test('the help tells of every option, scenario, contender and exit code', async (t) => {
+  const help = writeHelp(known);
+  const options = ['quick', 'only', 'contenders', 'rounds', 'seconds', 'install', 'out', 'compare', 'help'];
+  for (const name of options) t.match(help, new RegExp(`^ .*--${name}\\b`, 'm'), name);
+  for (const name of [...scenarios.map((scenario) => scenario.name), ...known.all]) t.match(help, new RegExp(`[ ,]${name}\\b`), name);
+  for (const code of Object.values(EXIT)) t.match(help, new RegExp(`^ {2}${code} {2}\\S`, 'm'), `exit code ${code}`);
+});
+
+const bench = fileURLToPath(new URL('../bench/bench.ts', import.meta.url));
+
+/** The bench as a process, to its end. */
+async function runBench(...args: string[]) {
+  const child = spawn(process.execPath, [bench, ...args], { stdio: ['ignore', 'pipe', 'pipe'], timeout: 60_000 });
+  const [out, err] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close')]);
+  return { code: child.exitCode, out, err };
+}
+
+t.test('help is printed, and what is wrong ends it with 2, before anything is measured', async (t) => {
+  const [help, unknown, base] = await Promise.all([
+    runBench('--quick', '--help'),
+    runBench('--only', 'nix'),
+    runBench('--compare', 'no-such-commit'),
+  ]);
+  t.match(help, { code: 0, out: /^npm run bench[\s\S]*litellm/, err: '' });
+  t.match(unknown, { code: 2, out: '', err: /no such scenario: "nix"[^\n]*\nnpm run bench -- --help says/ });
+  t.match(base, { code: 2, out: '', err: /^--compare: "no-such-commit" is no commit/ });
+});
+
+/** Four rounds of one commit, each with these figures. */
+const rowOf = (name: string, ...rounds: Figures[]) => ({ name, rounds });
+const four = (figures: Figures) => Array.from({ length: 4 }, () => figures);
+
+t.test('a comparison calls a regression what got worse, and nothing where others were at work', async (t) => {
+  const quiet = { cpuPerEventUs: 30, eventP99Us: 900, rssMb: 100, foreignCores: 0.03 };
+  const before = rowOf('base', ...four(quiet));
+  const judged = (after: Figures, base = before) => judge('paced', [base, rowOf('this', ...four({ ...quiet, ...after }))]);
+
+  t.match(judged({}), { verdict: 'fine', text: /^\npaced, 4 pairs/ });
+  t.notMatch(judged({}).text, /REGRESSION|worse$|disturbed/m);
+  t.match(judged({ cpuPerEventUs: 33 }), { verdict: 'regression', text: /CPU\/event +30\.0 +33\.0 +10\.0 % ±0\.0 +REGRESSION/ });
+  t.match(judged({ rssMb: 150 }), { verdict: 'fine', text: /RSS.* worse/ }, 'memory is told, not judged');
+  t.match(judged({ cpuPerEventUs: 20 }), { verdict: 'fine' }, 'better');
+
+  const disturbed = judged({ cpuPerEventUs: 60, foreignCores: 0.4 });
+  t.match(disturbed, { verdict: 'disturbed', text: /disturbed by other work .*0\.40 cores beside this.*no verdict/ });
+  t.match(disturbed.text, /CPU\/event .* worse$/m, 'the numbers are shown all the same');
+  t.notMatch(disturbed.text, /REGRESSION/);
+  t.equal(judged({}, rowOf('base', ...four({ ...quiet, foreignCores: 0.2 }))).verdict, 'disturbed', 'nor is it called fine');
+  const once = rowOf('this', { ...quiet, foreignCores: 2 }, quiet, quiet, quiet);
+  t.equal(judge('paced', [before, once]).verdict, 'fine', 'one round of four is what the median leaves out');
+
+  t.equal(exitCodeOf(['fine', 'fine']), 0);
+  t.equal(exitCodeOf(['fine', 'disturbed']), 3);
+  t.equal(exitCodeOf(['disturbed', 'regression', 'fine']), 1, 'what was seen undisturbed holds');
 });

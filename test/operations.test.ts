@@ -79,7 +79,7 @@ t.test('every query of dashboard and alerts names what the gateway shows after a
     const there = new Set([...uses.flatMap(({ metric }) => labelsOf(metric)), ...TARGET_LABELS]);
     for (const label of grouping) t.ok(there.has(label), `${name}: ${label} is a label of what it groups`);
     for (const [, values = ''] of expr.matchAll(/\boutcome[=!]~?"([^"]*)"/g))
-      for (const value of values.split('|')) t.match(read('README.md'), `\`${value}\``, `${name}: ${value} is an outcome`);
+      for (const value of values.split('|')) t.match(read('docs/metrics.md'), `\`${value}\``, `${name}: ${value} is an outcome`);
   }
   for (const use of variableUses()) checkUse('variable', use);
 });

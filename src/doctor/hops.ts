@@ -29,9 +29,9 @@ export const hops: readonly Hop[] = [
     buffered: `Cloudflare does not hold event streams by itself. On Enterprise: zone settings, Network, "Response Buffering": off.
 A Worker in between must return the fetched response itself (return fetch(request)), not await its text().`,
     compressed: 'Rules, Compression Rules: for your API’s host name, "Disable compression".',
-    cut: `Proxy Read Timeout: 100 s, fixed but on Enterprise (zone setting proxy_read_timeout, up to 6000; or a Cache Rule).
+    cut: `Proxy Read Timeout: 120 s, fixed but on Enterprise (zone setting proxy_read_timeout, up to 6000).
 On other plans keep below it with sse.heartbeat and sse.earlyHeaders, or take the API's host name off the proxy (DNS only).`,
-    patience: 'Cloudflare cuts after 100 s of silence (524 before the first byte)',
+    patience: 'Cloudflare cuts after 120 s of silence (524 before the first byte)',
   },
   {
     name: 'CloudFront',
@@ -49,7 +49,7 @@ Cache policy of the behavior: CachingDisabled.`,
 HTTP APIs cannot stream at all: use a REST API, or put an ALB or CloudFront in its place.`,
     compressed: 'Take minimumCompressionSize off the REST API; with STREAM there is no compression.',
     cut: `Without STREAM: 29 s for the whole answer. With it: 5 minutes of silence (edge-optimized endpoints: 30 s; take a regional one),
-and 15 minutes in all (timeoutInMillis up to 900000).`,
+and 15 minutes in all, if the integration’s timeoutInMillis says so too: 900000.`,
     patience: 'API Gateway cuts after 5 minutes of silence with STREAM (30 s edge-optimized), after 29 s without',
   },
   {
@@ -57,7 +57,7 @@ and 15 minutes in all (timeoutInMillis up to 900000).`,
     isSeen: any(server(/^vercel/i), header('x-vercel-id', /./), added('x-vercel-id')),
     buffered: `A rewrite in vercel.json streams by itself. A function in between must return the fetched body as a stream:
 return new Response(upstream.body, upstream), not await upstream.text() or .json().`,
-    compressed: 'Vercel heeds cache-control: no-transform; a function in between must hand the gateway’s headers on.',
+    compressed: 'A function in between must hand the gateway’s headers on, above all cache-control: no-transform.',
     cut: `A rewrite waits 120 s for the first byte, and as long between bytes: keep below it with sse.heartbeat and sse.earlyHeaders.
 A function is cut at its maxDuration: raise it (vercel.json, "functions": { "api/**": { "maxDuration": 300 } }).`,
     patience: 'Vercel cuts after 120 s of silence, and a function at its maxDuration',

@@ -32,7 +32,8 @@ function roomOf(file: string): string {
 
 /** Which rooms a room may import values from. Types may be shared between siblings. */
 const below: Record<string, string[]> = {
-  main: ['gateway', 'workers', 'http', 'telemetry', 'demo', 'doctor', 'top', 'config', 'help'],
+  main: ['commands'],
+  commands: ['gateway', 'workers', 'http', 'telemetry', 'demo', 'doctor', 'top', 'config'],
   workers: ['gateway', 'http', 'limits', 'telemetry', 'config'],
   gateway: ['http', 'limits', 'upstream', 'stream', 'telemetry', 'doctor', 'config', 'errors', 'exchange'],
   http: ['limits', 'upstream', 'stream', 'telemetry', 'doctor', 'config', 'errors', 'exchange', 'spending'],
@@ -46,7 +47,6 @@ const below: Record<string, string[]> = {
   errors: [],
   demo: [],
   doctor: [],
-  help: ['config'],
   // It sees a gateway from outside, as the live page does.
   top: [],
 };

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as delayFor } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { stringify } from 'yaml';
-import type { View } from '../../src/telemetry/board.ts';
+import type { View } from '../../src/telemetry/view.ts';
 import { type Metrics, parseMetrics } from '../support/metrics.ts';
 import { type Running, runSluicegate } from '../support/process.ts';
 import { startUpstream, type UpstreamRequest } from '../support/upstream.ts';

@@ -161,7 +161,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   function look(): View {
     return {
       ...{ version, state: drain.state, startedAt, at: Date.now(), workers: 1 },
-      ...{ url: listeners.urls().url, isKeyNeeded: config().clients.length > 0 },
+      ...{ url: listeners.urls.url, isKeyNeeded: config().clients.length > 0 },
       ...board.view(),
       upstreams: viewUpstreams(outlets.health(), outlets.connections()),
     };
@@ -218,7 +218,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
     throw error;
   }
   return {
-    ...listeners.urls(),
+    ...listeners.urls,
     ...{ reload, reloadFailed: () => metrics.reloaded(false), close, read: metrics.read, look, endStream },
     drain: (drainMs = config().server.drainMs) => drain.begin(app, drainMs),
   };

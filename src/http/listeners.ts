@@ -20,8 +20,8 @@ export interface Listeners {
    * @throws the error of `listen` (EADDRINUSE, EACCES, …)
    */
   listen(): Promise<void>;
-  /** Where they listen, e.g. `http://127.0.0.1:8080`. */
-  urls(): { readonly url: string; readonly opsUrl: string };
+  /** Where they listen, or did: one that has been closed has no address any more. Nowhere before they do. */
+  readonly urls: { readonly url: string; readonly opsUrl: string };
 }
 
 /** Makes them; nothing listens yet. */
@@ -31,6 +31,7 @@ export function createListeners(config: Config, options: Omit<ListenerOptions, '
   const isShared = isSame(config);
   const ops = isShared ? app : createListener({ ...options, isTrusted: () => false });
   const all = [...new Set([app, ops])];
+  let urls = { url: '', opsUrl: '' };
   bound(config);
 
   function bound({ server: { maxConnections } }: Config): void {
@@ -50,10 +51,11 @@ export function createListeners(config: Config, options: Omit<ListenerOptions, '
     async listen() {
       await app.listen({ ...server.listen });
       if (!isShared) await ops.listen({ ...opsSettings.listen });
-    },
-    urls() {
       const scheme = server.tls === undefined ? 'http' : 'https';
-      return { url: urlOf(app, scheme), opsUrl: urlOf(ops, isShared ? scheme : 'http') };
+      urls = { url: urlOf(app, scheme), opsUrl: urlOf(ops, isShared ? scheme : 'http') };
+    },
+    get urls() {
+      return urls;
     },
   };
 }

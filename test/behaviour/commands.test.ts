@@ -44,6 +44,7 @@ t.test('F1 SIGTERM lets a live stream finish, is not ready meanwhile, and takes 
   t.equal(notReady.status, 503);
   t.match(await notReady.text(), 'draining');
   t.equal((await fetch(`${opsUrl}/healthz`)).status, 200);
+  t.match(await (await fetch(`${opsUrl}/api/streams`)).json(), { state: 'draining', streamCount: 1, url: `http://127.0.0.1:${port}` });
   await t.rejects(connect(port), 'the listener is closed');
   request.event({ choices: [{ index: 0, delta: { content: 'after' } }] });
   await client.until('after');

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Exchange } from '../exchange.ts';
 import { outputSoFar } from '../spending.ts';
+import { MODEL_NAME } from './bounds.ts';
 import { add, type EndingView, MAX_RECENT, MAX_STREAMS, type StreamView, type Totals, type View } from './view.ts';
 
 export type BoardView = Pick<View, 'streamCount' | 'tokensPerSecond' | 'streams' | 'totals' | 'history' | 'recent'>;
@@ -22,8 +23,6 @@ const SAMPLES = 150;
 const STREAMS_A_TURN = 100;
 /** Less says little of a rate. */
 const MIN_SPAN_MS = 250;
-/** As in metrics: names come from upstreams, and might be anything. */
-const MODEL_NAME = /^[\w.:/@-]{1,64}$/;
 
 /** What a stream had written when it was last sampled, and the time before. */
 interface Mark {

@@ -61,6 +61,19 @@ t.test('imports point one way', async (t) => {
   }
 });
 
+t.test('no file needs itself: values are imported in no circle', async (t) => {
+  const needs = new Map(files.map((file) => [file, new Set<string>()]));
+  for (const { file, target, isType } of imports) {
+    if (target.startsWith('.') && !isType) needs.get(file)?.add(normalize(join(dirname(file), target)));
+  }
+  // Who needs nothing of what is left goes; what stays in the end stands in a circle, or above one.
+  for (let before = Number.POSITIVE_INFINITY; needs.size < before; ) {
+    before = needs.size;
+    for (const [file, of] of needs) if (![...of].some((other) => needs.has(other))) needs.delete(file);
+  }
+  t.same([...needs.keys()], []);
+});
+
 t.test('each package has one home', async (t) => {
   const homes = new Map<string, Set<string>>();
   for (const { file, target, isType } of imports) {

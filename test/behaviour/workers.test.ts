@@ -465,6 +465,23 @@ t.test('workers that die again and again are started ever later, and serve once 
   t.equal(await gateway.exited(), 0);
 });
 
+t.test('a drain does not wait for a worker that is still to serve', { buffered: true }, async (t) => {
+  const upstream = await upstreamFor(t);
+  const flag = join(t.testdir({}), 'slow');
+  const code = `import { existsSync, writeSync } from 'node:fs'; if (process.argv[2] === 'worker' && existsSync(${JSON.stringify(flag)})) {
+    writeSync(2, 'it hangs'); Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 30_000); }`;
+  const env = { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(code)}` };
+  const gateway = await serve(t, settingsOf(upstream.url), env);
+  writeFileSync(flag, '');
+  process.kill(gateway.pids()[0]!, 'SIGKILL');
+  await gateway.said(/it hangs/);
+  const live = await openStream(upstream, gateway.port);
+  gateway.child.kill('SIGTERM');
+  await gateway.said(/"draining"/);
+  t.match(await finish(live), '[DONE]', 'what is live ends by itself');
+  t.equal(await gateway.exited(), 0);
+});
+
 t.test('a port in use, and workers that cannot start, are one clear line and exit code 2', { buffered: true }, async (t) => {
   const taken = createTcpServer().listen(0, '127.0.0.1');
   await once(taken, 'listening');

@@ -2,11 +2,11 @@
 import { dirname } from 'node:path';
 import { checkSchema, type Report } from './config/check.ts';
 import { layEnvironment } from './config/environment.ts';
-import { checkFiles, type Files, type NamedFile, openFiles, type ReadFile } from './config/files.ts';
+import { checkFiles, type NamedFile, openFiles, type ReadFile } from './config/files.ts';
 import { BROKEN, type Path, readYaml, type Source } from './config/load.ts';
 import { checkRules } from './config/rules.ts';
 import { isName } from './config/scalars.ts';
-import type { Settings } from './config/schema.ts';
+import { toConfig } from './config/values.ts';
 
 export { editDistance } from './config/check.ts';
 export type { NamedFile } from './config/files.ts';
@@ -185,7 +185,8 @@ export function loadConfig(
     checkFiles(tree, files, report);
   }
   if (problems.length > 0 || !settings) return { ok: false, problems: inOrder(problems), warnings: inOrder(warnings) };
-  return { ok: true, config: deepFreeze(toConfig(settings, read, files)), warnings: inOrder(warnings) };
+  const upstreamNames = [...new Set([...read.namesAt(['upstreams']), ...Object.keys(settings.upstreams)])];
+  return { ok: true, config: deepFreeze(toConfig(settings, upstreamNames, files)), warnings: inOrder(warnings) };
 }
 
 const BUILT_IN: Source = { tree: {}, problems: [], place: () => ENVIRONMENT, namesAt: () => [] };
@@ -210,92 +211,6 @@ function isShowable(key: string): boolean {
 function inOrder(problems: Problem[]): Problem[] {
   const unique = new Map(problems.map((problem) => [formatProblem(problem), problem]));
   return [...unique.values()].sort((a, b) => a.line - b.line || a.column - b.column);
-}
-
-function toConfig(settings: Settings, read: Source, files: Files): Config {
-  const { server, ops, log, sse, anonymous, traces } = settings;
-  const names = [...new Set([...read.namesAt(['upstreams']), ...Object.keys(settings.upstreams)])];
-  return {
-    server: {
-      listen: server.listen,
-      allowAnonymous: server.allowAnonymous,
-      tls: server.tls === null ? undefined : toPair(server.tls.cert, server.tls.key, files),
-      cors: server.cors ?? undefined,
-      trustProxy: server.trustProxy ?? [],
-      hostnames: server.hostnames,
-      maxRequestBodyBytes: server.maxRequestBody,
-      maxHeldBodiesBytes: server.maxHeldBodies,
-      maxConnections: server.maxConnections,
-      workers: server.workers,
-      clientStallMs: server.clientStall,
-      drainMs: server.drain,
-    },
-    ops: { listen: ops.listen, token: ops.token ?? undefined },
-    log: { level: log.level, format: log.format },
-    sse: { heartbeatMs: sse.heartbeat, earlyHeadersMs: sse.earlyHeaders },
-    traces: traces.endpoint === null ? undefined : { ...traces, endpoint: traces.endpoint },
-    upstreams: names.flatMap((name) => toUpstream(name, settings.upstreams[name], files)),
-    models: settings.models.map(toModel),
-    clients: settings.clients.map(toClient),
-    anonymous: { limits: toLimits(anonymous.limits) },
-    limits: settings.limits,
-  };
-}
-
-function toUpstream(name: string, settings: Settings['upstreams'][string] | undefined, files: Files): Upstream[] {
-  if (!settings) return [];
-  const { baseUrl, apiKey, apiKeys, apiKeyFile, auth, headers, query, usage, endpoints, maxConnections } = settings;
-  const { connect: connectMs, firstByte: firstByteMs, idle: idleMs, total: totalMs } = settings.timeouts;
-  const { onClientGone: gone, eject } = settings;
-  const keyFile = apiKeyFile === undefined ? undefined : files.get(apiKeyFile);
-  return [
-    {
-      ...{ name, baseUrl, auth, headers, query, usage, endpoints, maxConnections },
-      apiKeys: keyFile !== undefined ? [keyFile.text.trim()] : (apiKeys ?? (apiKey === undefined ? [] : [apiKey])),
-      apiKeyFile: keyFile?.path,
-      onClientGone: gone === 'abort' ? undefined : { drainMs: gone.drain, maxTokens: gone.tokens },
-      ca: settings.caFile === null ? undefined : files.get(settings.caFile),
-      certificate: toPair(settings.certFile, settings.keyFile, files),
-      proxy: settings.proxy ?? undefined,
-      http2: settings.http2 === 'on',
-      eject: eject === null ? undefined : { failures: eject.failures, share: eject.share, forMs: eject.for },
-      timeouts: { connectMs, firstByteMs, idleMs, totalMs },
-    },
-  ];
-}
-
-function toPair(certName: string | null, keyName: string | null, files: Files): { cert: NamedFile; key: NamedFile } | undefined {
-  const cert = certName === null ? undefined : files.get(certName);
-  const key = keyName === null ? undefined : files.get(keyName);
-  return cert === undefined || key === undefined ? undefined : { cert, key };
-}
-
-function toModel({ match, upstreams, rewrite, balance, replay, hedge, price }: Settings['models'][number]): Model {
-  const named = upstreams.map((target) => (typeof target === 'string' ? { name: target } : target));
-  const isWeighted = named.some(({ weight }) => weight !== undefined);
-  const targets = named.map(({ name, weight = 1, rewrite: own = rewrite }) => {
-    return { upstream: name, weight: isWeighted ? weight : undefined, rewrite: own };
-  });
-  return { match, targets, balance, replayBytes: replay, hedgeMs: hedge, price: price && toPrice(price) };
-}
-
-function toPrice(price: NonNullable<Settings['models'][number]['price']>): Price {
-  const { input = 0, output = 0, cachedInput, cacheWrite, audioInput, audioOutput } = price;
-  return { input, output, cachedInput, cacheWrite, audioInput, audioOutput };
-}
-
-function toClient({ name, keySha256, models, endpoints, limits }: Settings['clients'][number]): Client {
-  return { name, keySha256: [keySha256].flat(), models, endpoints, limits: toLimits(limits) };
-}
-
-function toLimits({ requestsPerMinute, tokensPerMinute, concurrentStreams, budget, onExhausted }: Settings['anonymous']['limits']): Limits {
-  return {
-    requestsPerMinute: requestsPerMinute ?? undefined,
-    tokensPerMinute: tokensPerMinute ?? undefined,
-    concurrentStreams: concurrentStreams ?? undefined,
-    budget: budget ?? undefined,
-    onExhausted,
-  };
 }
 
 function deepFreeze<T>(value: T): T {

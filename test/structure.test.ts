@@ -32,7 +32,8 @@ function roomOf(file: string): string {
 
 /** Which rooms a room may import values from. Types may be shared between siblings. */
 const below: Record<string, string[]> = {
-  main: ['gateway', 'workers', 'http', 'telemetry', 'demo', 'doctor', 'top', 'config', 'help'],
+  main: ['commands'],
+  commands: ['gateway', 'workers', 'http', 'telemetry', 'demo', 'doctor', 'top', 'config'],
   workers: ['gateway', 'http', 'limits', 'telemetry', 'config'],
   gateway: ['http', 'limits', 'upstream', 'stream', 'telemetry', 'doctor', 'config', 'errors', 'exchange'],
   http: ['limits', 'upstream', 'stream', 'telemetry', 'doctor', 'config', 'errors', 'exchange', 'spending'],
@@ -46,7 +47,6 @@ const below: Record<string, string[]> = {
   errors: [],
   demo: [],
   doctor: [],
-  help: ['config'],
   // It sees a gateway from outside, as the live page does.
   top: [],
 };
@@ -59,6 +59,19 @@ t.test('imports point one way', async (t) => {
     const to = roomOf(normalize(join(dirname(file), target)));
     t.ok(from === to || below[from]?.includes(to), `${file} may import ${relative('src', join('src', target))}`);
   }
+});
+
+t.test('no file needs itself: values are imported in no circle', async (t) => {
+  const needs = new Map(files.map((file) => [file, new Set<string>()]));
+  for (const { file, target, isType } of imports) {
+    if (target.startsWith('.') && !isType) needs.get(file)?.add(normalize(join(dirname(file), target)));
+  }
+  // Who needs nothing of what is left goes; what stays in the end stands in a circle, or above one.
+  for (let before = Number.POSITIVE_INFINITY; needs.size < before; ) {
+    before = needs.size;
+    for (const [file, of] of needs) if (![...of].some((other) => needs.has(other))) needs.delete(file);
+  }
+  t.same([...needs.keys()], []);
 });
 
 t.test('each package has one home', async (t) => {

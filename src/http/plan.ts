@@ -43,6 +43,11 @@ export interface Plan {
   edit(target: Target): Edit;
 }
 
+export interface SessionPlan extends Plan {
+  /** The model that the session asks for, as its client calls it; undefined where its messages name it. */
+  readonly model: string | undefined;
+}
+
 /** For one configuration. */
 export interface Planner {
   /** Where a request goes as long as nothing more is known of it. */
@@ -63,7 +68,7 @@ export interface Planner {
    * Where a WebSocket goes: its model stands in the path, or in the query.
    * @throws GatewayError `invalid_request` where the query does not name one model beyond doubt, `model_not_allowed`
    */
-  planSession(entrant: Entrant): Plan;
+  planSession(entrant: Entrant): SessionPlan;
 }
 
 /** Calls whose model stands in a JSON body: some upstreams read it whatever the content type says, and so past routes and prices. */
@@ -155,6 +160,7 @@ export function createPlanner(config: Config, asker: Asker): Planner {
       if (permit !== undefined && entrant.endpoint !== '/v1/realtime') throw new GatewayError('model_not_allowed');
       if (permit !== undefined) checkPermit(permit, entrant.requestTarget, model);
       return {
+        model,
         route: router.route(model, path),
         mayMove: true,
         shows: undefined,

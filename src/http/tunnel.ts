@@ -135,6 +135,7 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
 
   async function enter(): Promise<void> {
     const plan = planner.planSession(journey);
+    exchange.trace?.askedSession(plan.model);
     exchange.model = plan.route.match;
     exchange.price = plan.route.price;
     // Nothing is known of what it will use: it is debited as its responses end.

@@ -1,94 +1,10 @@
-// What the live page and `sluicegate top` show: looked up from the records of requests when somebody asks, never pushed by a stream.
+// What is under way in this process, and how the last requests ended: looked up from their records when somebody asks, never pushed.
 import { randomBytes } from 'node:crypto';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { Exchange, Outcome, Phase } from '../exchange.ts';
+import type { Exchange } from '../exchange.ts';
 import { outputSoFar } from '../spending.ts';
-
-/** A request under way. Nothing of what it says, and no key. */
-export interface StreamView {
-  /** Ours, for ending it: request ids are the clients' to choose. */
-  readonly id: string;
-  readonly requestId: string;
-  readonly client: string;
-  readonly upstream: string | undefined;
-  readonly model: string | undefined;
-  readonly endpoint: string;
-  readonly phase: Phase;
-  /** Its client has left, and the answer is read on without it. */
-  readonly isUnheard: boolean;
-  readonly ageMs: number;
-  readonly ttftMs: number | undefined;
-  /** Of output so far, about. */
-  readonly tokens: number;
-  /** Of the last few seconds. */
-  readonly tokensPerSecond: number;
-  readonly bytesOut: number;
-}
-
-/** A request that has ended. */
-export interface EndingView {
-  readonly requestId: string;
-  readonly client: string;
-  readonly upstream: string | undefined;
-  readonly model: string | undefined;
-  readonly endpoint: string;
-  readonly status: number | undefined;
-  readonly outcome: Outcome;
-  /** Where it stood when it ended. */
-  readonly phase: Phase;
-  /** The code of a refusal, or of what broke underneath. */
-  readonly cause: string | undefined;
-  readonly endedAt: number;
-  readonly durationMs: number;
-  readonly ttftMs: number | undefined;
-  readonly inputTokens: number | undefined;
-  readonly outputTokens: number | undefined;
-}
-
-/** Since the process was started. */
-export interface Totals {
-  requests: number;
-  outcomes: Record<string, number>;
-  inputTokens: number;
-  outputTokens: number;
-  costUsd: number;
-}
-
-export interface UpstreamView {
-  readonly name: string;
-  readonly isUp: boolean;
-  readonly active: number;
-  readonly idle: number;
-  readonly queued: number;
-}
-
-/** The last minutes, oldest first. */
-export interface History {
-  readonly everyMs: number;
-  readonly streams: readonly number[];
-  readonly tokensPerSecond: readonly number[];
-}
-
-/** What `GET /api/streams` answers. Times are Unix milliseconds, or durations in milliseconds. */
-export interface View {
-  readonly version: string;
-  readonly state: string;
-  readonly at: number;
-  readonly startedAt: number;
-  readonly workers: number;
-  /** Where clients call, as the gateway itself knows it. */
-  readonly url: string;
-  readonly isKeyNeeded: boolean;
-  readonly streamCount: number;
-  readonly tokensPerSecond: number;
-  /** The oldest ones, where there are more than are told. */
-  readonly streams: readonly StreamView[];
-  readonly totals: Totals;
-  readonly upstreams: readonly UpstreamView[];
-  readonly history: History;
-  /** The latest first. */
-  readonly recent: readonly EndingView[];
-}
+import { MODEL_NAME } from './bounds.ts';
+import { add, type EndingView, MAX_RECENT, MAX_STREAMS, type StreamView, type Totals, type View } from './view.ts';
 
 export type BoardView = Pick<View, 'streamCount' | 'tokensPerSecond' | 'streams' | 'totals' | 'history' | 'recent'>;
 
@@ -105,13 +21,8 @@ export interface Board {
 const SAMPLE_MS = 2_000;
 const SAMPLES = 150;
 const STREAMS_A_TURN = 100;
-/** A page that lists more is read by nobody, and costs each look. */
-export const MAX_STREAMS = 200;
-export const MAX_RECENT = 50;
 /** Less says little of a rate. */
 const MIN_SPAN_MS = 250;
-/** As in metrics: names come from upstreams, and might be anything. */
-const MODEL_NAME = /^[\w.:/@-]{1,64}$/;
 
 /** What a stream had written when it was last sampled, and the time before. */
 interface Mark {
@@ -251,58 +162,4 @@ function modelOf({ model, meter }: Exchange): string | undefined {
 function keep(samples: number[], value: number): void {
   samples.push(value);
   if (samples.length > SAMPLES) samples.shift();
-}
-
-/** Adds what another has counted. */
-export function add(totals: Totals, more: Readonly<Totals>): void {
-  for (const name of ['requests', 'inputTokens', 'outputTokens', 'costUsd'] as const) totals[name] += more[name];
-  for (const [outcome, count] of Object.entries(more.outcomes)) totals.outcomes[outcome] = (totals.outcomes[outcome] ?? 0) + count;
-}
-
-/**
- * What several processes show, as one gateway's.
- * @param departed what those had counted that are gone
- */
-export function joinViews([first, ...others]: readonly [View, ...View[]], departed: Readonly<Totals>): View {
-  const all = [first, ...others];
-  const totals: Totals = structuredClone(departed);
-  for (const view of all) add(totals, view.totals);
-  const sum = (name: 'streamCount' | 'tokensPerSecond') => all.reduce((total, view) => total + view[name], 0);
-  return {
-    ...first,
-    totals,
-    ...{ workers: all.length, streamCount: sum('streamCount'), tokensPerSecond: sum('tokensPerSecond') },
-    startedAt: Math.min(...all.map(({ startedAt }) => startedAt)),
-    streams: all
-      .flatMap(({ streams }) => streams)
-      .sort((one, other) => other.ageMs - one.ageMs)
-      .slice(0, MAX_STREAMS),
-    upstreams: joinUpstreams(all.flatMap(({ upstreams }) => upstreams)),
-    history: {
-      everyMs: first.history.everyMs,
-      streams: addUp(all.map(({ history }) => history.streams)),
-      tokensPerSecond: addUp(all.map(({ history }) => history.tokensPerSecond)),
-    },
-    recent: all
-      .flatMap(({ recent }) => recent)
-      .sort((one, other) => other.endedAt - one.endedAt)
-      .slice(0, MAX_RECENT),
-  };
-}
-
-/** As in metrics, an upstream is up where it is for all. */
-function joinUpstreams(views: readonly UpstreamView[]): UpstreamView[] {
-  const joined = new Map<string, UpstreamView>();
-  for (const view of views) {
-    const { isUp, active, idle, queued } = joined.get(view.name) ?? { isUp: true, active: 0, idle: 0, queued: 0 };
-    const counts = { active: active + view.active, idle: idle + view.idle, queued: queued + view.queued };
-    joined.set(view.name, { name: view.name, isUp: isUp && view.isUp, ...counts });
-  }
-  return [...joined.values()];
-}
-
-/** Sample by sample, from the last one back. */
-function addUp(rows: readonly (readonly number[])[]): number[] {
-  const length = Math.max(...rows.map((row) => row.length));
-  return Array.from({ length }, (_, at) => rows.reduce((total, row) => total + (row[row.length - length + at] ?? 0), 0));
 }

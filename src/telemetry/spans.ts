@@ -29,6 +29,7 @@ const NO_FAULT = new Set(['lost', 'aborted']);
  */
 export function spansOf(exchange: Exchange, trace: Trace, epochMs: number): Span[] {
   const endedAtMs = exchange.startedAtMs + (exchange.durationMs ?? 0);
+  const isGenAi = isOfModel(exchange, trace);
   const winner = trace.tries.findLast(({ result, upstream }) => result === 'ok' && upstream === exchange.upstream);
   const tries = trace.tries.map((one, index): Span => {
     const isWinner = one === winner;
@@ -42,8 +43,8 @@ export function spansOf(exchange: Exchange, trace: Trace, epochMs: number): Span
       isError: fault !== undefined && fault !== 'client_closed',
       attributes: {
         'gen_ai.operation.name': exchange.operation,
-        'gen_ai.provider.name': exchange.operation && one.upstream,
-        'gen_ai.request.model': exchange.operation && model,
+        'gen_ai.provider.name': isGenAi ? one.upstream : undefined,
+        'gen_ai.request.model': isGenAi ? model : undefined,
         'gen_ai.request.stream': trace.isStream || undefined,
         'server.address': one.upstream,
         'http.request.method': exchange.method,
@@ -51,7 +52,7 @@ export function spansOf(exchange: Exchange, trace: Trace, epochMs: number): Span
         'http.response.status_code': one.status,
         'error.type': fault,
         'sluicegate.result': one.result,
-        ...(isWinner ? answerOf(exchange, one) : rivalOf(exchange, one)),
+        ...(isWinner ? answerOf(exchange, one, isGenAi) : rivalOf(exchange, one)),
       },
     };
   });
@@ -89,6 +90,11 @@ function requestSpan(exchange: Exchange, trace: Trace, epochMs: number, endedAtM
   };
 }
 
+/** Whether a model is asked for something: by a call with a name for that, or in a session, for which the conventions have none yet. */
+function isOfModel({ operation }: Exchange, { isSession }: Trace): boolean {
+  return operation !== undefined || isSession;
+}
+
 /** What a try ended as, where that is not well: its own result, or, where its answer went down, the outcome of the request. */
 function faultOf({ outcome }: Exchange, { result, status }: TracedTry, isWinner: boolean): string | undefined {
   if (isWinner) return outcome === 'completed' ? undefined : outcome;
@@ -98,13 +104,14 @@ function faultOf({ outcome }: Exchange, { result, status }: TracedTry, isWinner:
 }
 
 /** Of the answer that went down. Times are the try's: from when it was called. */
-function answerOf({ operation, meter, tokens, startedAtMs, ttfbMs, ttftMs }: Exchange, { startedAtMs: calledAtMs }: TracedTry): Attributes {
+function answerOf(exchange: Exchange, { startedAtMs: calledAtMs }: TracedTry, isGenAi: boolean): Attributes {
+  const { meter, tokens, startedAtMs, ttfbMs, ttftMs } = exchange;
   const secondsFrom = (ms: number | undefined) => (ms === undefined ? undefined : (startedAtMs + ms - calledAtMs) / 1000);
   return {
-    'gen_ai.response.model': operation && meter?.model,
+    'gen_ai.response.model': isGenAi ? meter?.model : undefined,
     'gen_ai.response.time_to_first_chunk': secondsFrom(ttftMs),
     'sluicegate.time_to_first_byte': secondsFrom(ttfbMs),
-    ...(operation !== undefined && usageOf(tokens)),
+    ...(isGenAi && usageOf(tokens)),
   };
 }
 

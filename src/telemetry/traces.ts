@@ -18,7 +18,10 @@ export interface Trace {
   /** What the call asks for, as far as it was read. */
   readonly model: string | undefined;
   readonly isStream: boolean;
+  /** Whether it asks for a session over a WebSocket. */
+  readonly isSession: boolean;
   asked(model: string | undefined, isStream: boolean): void;
+  askedSession(model: string | undefined): void;
   /** A try at an upstream begins, perhaps for another model than the client's. */
   begin(upstream: string, model: string | undefined, nowMs: number): TracedTry;
 }
@@ -109,6 +112,7 @@ function createTrace(traceId: string, parent: Parent | undefined, isSampled: boo
   const flags = ((parent?.flags ?? RANDOM) & RANDOM) | (isSampled ? SAMPLED : 0);
   let model: string | undefined;
   let isStream = false;
+  let isSession = false;
   return {
     ...{ traceId, spanId: createSpanId(), parentId: parent?.parentId, isSampled, tries },
     get model() {
@@ -117,9 +121,16 @@ function createTrace(traceId: string, parent: Parent | undefined, isSampled: boo
     get isStream() {
       return isStream;
     },
+    get isSession() {
+      return isSession;
+    },
     asked(asked, isStreamed) {
       model = asked;
       isStream = isStreamed;
+    },
+    askedSession(asked) {
+      model = asked;
+      isSession = true;
     },
     begin(upstream, rewritten, nowMs) {
       const spanId = createSpanId();

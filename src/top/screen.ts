@@ -1,5 +1,5 @@
 // The live page's figures as lines of a terminal, as wide and as high as there is room for.
-import type { EndingView, StreamView, UpstreamView, View } from '../telemetry/board.ts';
+import type { EndingView, StreamView, UpstreamView, View } from '../telemetry/view.ts';
 
 /** How much room there is; Infinity where nobody counts. */
 export interface Room {

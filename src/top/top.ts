@@ -1,7 +1,7 @@
 // `sluicegate top`: the live page in a terminal, once a second; one look where nobody watches.
 import { once } from 'node:events';
 import type { ReadStream, WriteStream } from 'node:tty';
-import type { View } from '../telemetry/board.ts';
+import type { View } from '../telemetry/view.ts';
 import { drawScreen, formatSpan } from './screen.ts';
 
 export interface TopOptions {

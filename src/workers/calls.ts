@@ -1,8 +1,8 @@
 // What the primary and its workers serve each other.
 import type { Config } from '../config.ts';
 import type { Answer, Question } from '../limits/remote.ts';
-import type { View } from '../telemetry/board.ts';
 import type { Extent, Page, Snapshot } from '../telemetry/registry.ts';
+import type { View } from '../telemetry/view.ts';
 import type { Failure } from './line.ts';
 
 /** What a new worker needs to know. */

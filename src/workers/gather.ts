@@ -1,5 +1,6 @@
 // The metrics of all processes as those of one gateway, in which what a process counted outlives it.
 import { addUp, countsOf, type Extent, type Instruments, type Page, type Snapshot, writePage } from '../telemetry/registry.ts';
+import { inTime } from './line.ts';
 
 /** A process that counts. */
 export interface Counting {
@@ -34,20 +35,12 @@ export function gatherMetrics(own: Pick<Instruments, 'read'>): MetricsOfAll {
 
   /** Undefined where it does not answer. */
   async function read(process: Counting, extent: Extent): Promise<Snapshot | undefined> {
-    const answer = process.read(extent).then(
-      (snapshot) => {
-        if (counts.has(process)) counts.set(process, countsOf(snapshot));
-        return snapshot;
-      },
-      () => undefined,
-    );
-    let deadline: NodeJS.Timeout | undefined;
-    const late = new Promise<undefined>((resolve) => {
-      deadline = setTimeout(resolve, READ_MS, undefined);
+    const answer = process.read(extent).then((snapshot) => {
+      // One that comes too late for whoever asked is kept all the same.
+      if (counts.has(process)) counts.set(process, countsOf(snapshot));
+      return snapshot;
     });
-    const snapshot = await Promise.race([answer, late]);
-    clearTimeout(deadline);
-    return snapshot;
+    return inTime(answer, READ_MS);
   }
 
   async function keep(): Promise<void> {

@@ -91,6 +91,17 @@ export function channelOf(worker: Worker): Channel {
   };
 }
 
+/** What the other side answers; undefined where it is gone, or takes longer. */
+export async function inTime<T>(answer: Promise<T>, mostMs: number): Promise<T | undefined> {
+  let deadline: NodeJS.Timeout | undefined;
+  const late = new Promise<undefined>((resolve) => {
+    deadline = setTimeout(resolve, mostMs, undefined);
+  });
+  const first = await Promise.race([answer.catch(() => undefined), late]);
+  clearTimeout(deadline);
+  return first;
+}
+
 export function failureOf(error: unknown): Failure {
   const { message = 'unknown', code, address, port } = error as Partial<Failure>;
   return { message, ...(code !== undefined && { code }), ...(address !== undefined && { address }), ...(port !== undefined && { port }) };

@@ -69,6 +69,8 @@ async function supervise({ config: initial, log, count, args }: WorkersParts): P
   const views = gatherViews();
   const acceptor = catchAcceptor();
   const members = new Set<Member>();
+  /** Those of them that have begun to serve. */
+  const serving = new WeakSet<Member>();
   /** Who has each seat; nobody for a moment where one has died. */
   const seats: (Member | undefined)[] = [];
   const pauses = Array.from({ length: count }, createPauses);
@@ -117,6 +119,7 @@ async function supervise({ config: initial, log, count, args }: WorkersParts): P
       serving(urls) {
         metrics.add(member());
         views.add(member());
+        serving.add(member());
         servingCount += 1;
         if (servingCount === count) started.resolve(urls);
         else if (state === 'serving') log.info({ pid: member().worker.process.pid }, 'another worker serves');
@@ -186,11 +189,10 @@ async function supervise({ config: initial, log, count, args }: WorkersParts): P
     timers.add(timer);
   }
 
-  async function killAll(): Promise<void> {
-    const all = [...members];
-    members.clear();
-    const gone = all.map(({ worker }) => once(worker, 'exit'));
-    for (const { worker } of all) worker.process.kill('SIGKILL');
+  async function killAll(doomed: readonly Member[]): Promise<void> {
+    for (const member of doomed) members.delete(member);
+    const gone = doomed.map(({ worker }) => once(worker, 'exit'));
+    for (const { worker } of doomed) worker.process.kill('SIGKILL');
     await Promise.all(gone);
   }
 
@@ -209,7 +211,7 @@ async function supervise({ config: initial, log, count, args }: WorkersParts): P
   for (let seat = 0; seat < count; seat += 1) fork(seat);
   const urls = await started.promise.catch(async (error) => {
     state = 'closing';
-    await killAll();
+    await killAll([...members]);
     endSupervision();
     throw error;
   });
@@ -235,6 +237,8 @@ async function supervise({ config: initial, log, count, args }: WorkersParts): P
     async close(drainMs) {
       state = 'closing';
       for (const timer of timers) clearTimeout(timer);
+      // One that is still to serve might wait for ever for the port that those who leave give up; it has nothing to lose.
+      await killAll([...members].filter((member) => !serving.has(member)));
       const ends = await Promise.allSettled([...members].map((member) => closeMember(member, drainMs)));
       endSupervision();
       for (const end of ends) if (end.status === 'rejected') throw end.reason;

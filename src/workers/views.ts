@@ -1,5 +1,7 @@
 // What all processes show of what is under way, as one gateway's; and an end to a stream, whichever of them has it.
-import { add, joinViews, type Totals, type View } from '../telemetry/board.ts';
+
+import { add, joinViews, type Totals, type View } from '../telemetry/view.ts';
+import { inTime } from './line.ts';
 
 /** A process that has streams. */
 export interface Watched {
@@ -24,7 +26,7 @@ export function gatherViews(): Views {
   const departed: Totals = { requests: 0, outcomes: {}, inputTokens: 0, outputTokens: 0, costUsd: 0 };
 
   async function look(process: Watched): Promise<void> {
-    const view = await inTime(process.look());
+    const view = await inTime(process.look(), ANSWER_MS);
     if (view !== undefined && seen.has(process)) seen.set(process, view);
   }
 
@@ -42,19 +44,8 @@ export function gatherViews(): Views {
       return joinViews([first, ...others], departed);
     },
     async endStream(id) {
-      const ends = await Promise.all([...seen.keys()].map((process) => inTime(process.endStream(id))));
+      const ends = await Promise.all([...seen.keys()].map((process) => inTime(process.endStream(id), ANSWER_MS)));
       return ends.includes(true);
     },
   };
-}
-
-/** What a process answers; undefined where it is gone, or does not. */
-async function inTime<T>(answer: Promise<T>): Promise<T | undefined> {
-  let deadline: NodeJS.Timeout | undefined;
-  const late = new Promise<undefined>((resolve) => {
-    deadline = setTimeout(resolve, ANSWER_MS, undefined);
-  });
-  const first = await Promise.race([answer.catch(() => undefined), late]);
-  clearTimeout(deadline);
-  return first;
 }

@@ -5,10 +5,21 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import t from 'tap';
 import { runSluicegate } from '../support/process.ts';
-import { startUpstream } from '../support/upstream.ts';
+import { type ScriptedUpstream, startUpstream } from '../support/upstream.ts';
 import { connect } from '../support/wire.ts';
 
 const anyPorts = { SLUICEGATE_LISTEN: '127.0.0.1:0', SLUICEGATE_OPS_LISTEN: '127.0.0.1:0' };
+
+/** A stream of which so much has come down. */
+async function beginStream(port: number, upstream: ScriptedUpstream, text: string) {
+  const client = await connect(port);
+  client.request({ method: 'POST', target: '/v1/chat/completions', body: '{"stream":true}' });
+  const request = await upstream.request();
+  request.startSse();
+  request.event({ choices: [{ index: 0, delta: { content: text } }] });
+  await client.until(text);
+  return { client, request };
+}
 
 t.test('without key or setting: the demo answers the curl line that was printed, and SIGTERM ends it with 0', async (t) => {
   const running = runSluicegate(t, [], anyPorts, t.testdir());
@@ -31,12 +42,7 @@ t.test('F1 SIGTERM lets a live stream finish, is not ready meanwhile, and takes 
   const running = runSluicegate(t, [], { ...anyPorts, SLUICEGATE_UPSTREAM: upstream.url }, t.testdir());
   const port = Number((await running.said(/API +http:\/\/127\.0\.0\.1:(\d+)\/v1/))[1]);
   const opsUrl = (await running.said(/Metrics +(http:\S+)\/metrics/))[1];
-  const client = await connect(port);
-  client.request({ method: 'POST', target: '/v1/chat/completions', body: '{"stream":true}' });
-  const request = await upstream.request();
-  request.startSse();
-  request.event({ choices: [{ index: 0, delta: { content: 'before' } }] });
-  await client.until('before');
+  const { client, request } = await beginStream(port, upstream, 'before');
   t.equal((await fetch(`${opsUrl}/readyz`)).status, 200);
   running.child.kill('SIGTERM');
   await running.said(/"draining"/);
@@ -44,6 +50,7 @@ t.test('F1 SIGTERM lets a live stream finish, is not ready meanwhile, and takes 
   t.equal(notReady.status, 503);
   t.match(await notReady.text(), 'draining');
   t.equal((await fetch(`${opsUrl}/healthz`)).status, 200);
+  t.match(await (await fetch(`${opsUrl}/api/streams`)).json(), { state: 'draining', streamCount: 1, url: `http://127.0.0.1:${port}` });
   await t.rejects(connect(port), 'the listener is closed');
   request.event({ choices: [{ index: 0, delta: { content: 'after' } }] });
   await client.until('after');
@@ -62,12 +69,7 @@ t.test('F2 a stream longer than drain is cut, and said to be', async (t) => {
   });
   const running = runSluicegate(t, ['serve', '-c', 'g.yaml'], {}, folder);
   const port = Number((await running.said(/API +http:\/\/127\.0\.0\.1:(\d+)\/v1/))[1]);
-  const client = await connect(port);
-  client.request({ method: 'POST', target: '/v1/chat/completions', body: '{"stream":true}' });
-  const request = await upstream.request();
-  request.startSse();
-  request.event({ choices: [{ index: 0, delta: { content: 'before' } }] });
-  await client.until('before');
+  const { client } = await beginStream(port, upstream, 'before');
   running.child.kill('SIGINT');
   t.match(await client.until('}}\n\n'), /"code":"draining"/);
   t.match(await client.closed, { isComplete: false });
@@ -87,12 +89,7 @@ t.test('F6 SIGHUP takes a valid file whole and refuses an invalid one whole; liv
   const opsUrl = (await running.said(/Metrics +(http:\S+)\/metrics/))[1];
   const isSuccessful = async () =>
     /^sluicegate_config_last_reload_successful (\d)$/m.exec(await (await fetch(`${opsUrl}/metrics`)).text())?.[1];
-  const live = await connect(port);
-  live.request({ method: 'POST', target: '/v1/chat/completions', body: '{"stream":true}' });
-  const request = await before.request();
-  request.startSse();
-  request.event({ choices: [{ index: 0, delta: { content: 'one' } }] });
-  await live.until('one');
+  const { client: live, request } = await beginStream(port, before, 'one');
 
   writeFileSync(file, fileFor(after.url, 'nonsense: 1\n'));
   running.child.kill('SIGHUP');

@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import type { Page } from 'playwright-core';
 import t, { type Test } from 'tap';
 import { hashKey } from '../../src/http/auth.ts';
-import type { View } from '../../src/telemetry/board.ts';
+import type { View } from '../../src/telemetry/view.ts';
 import { createBrowser, skipWithoutChromium } from '../support/chromium.ts';
 import { startTestGateway, type TestGateway, UPSTREAM_KEY } from '../support/gateway.ts';
 import { type ScriptedUpstream, startUpstream, type UpstreamRequest } from '../support/upstream.ts';

@@ -2,7 +2,7 @@
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import t, { type Test } from 'tap';
-import type { View } from '../../src/telemetry/board.ts';
+import type { View } from '../../src/telemetry/view.ts';
 import { drawScreen } from '../../src/top/screen.ts';
 import { startTestGateway } from '../support/gateway.ts';
 import { command, runCommand, runSluicegate } from '../support/process.ts';

@@ -12,6 +12,7 @@ import { createTracer } from '../../src/telemetry/traces.ts';
 import { type CollectedSpan, type Collector, startCollector } from '../support/collector.ts';
 import { startTestGateway, type TestGateway, UPSTREAM_KEY } from '../support/gateway.ts';
 import { command, runCommand, runSluicegate } from '../support/process.ts';
+import { openSession, startSessions } from '../support/sessions.ts';
 import { type ScriptedUpstream, startUpstream, type UpstreamRequest } from '../support/upstream.ts';
 import { connect, type WireClient } from '../support/wire.ts';
 
@@ -230,6 +231,50 @@ t.test('a fallback is two tries, each with a span that its own upstream was told
   });
   t.notOk(first?.attributes['gen_ai.usage.output_tokens'], 'tokens are counted once');
   t.ok((first?.endMs ?? 0) <= (second?.endMs ?? 0));
+});
+
+t.test('a session’s try names the model that its query or its path asks for, and what its responses came to', async (t) => {
+  const upstream = await startSessions(t);
+  for (const [target, asked] of [
+    ['/v1/realtime?model=gpt-realtime', 'gpt-realtime'],
+    ['/v1/realtime?model=fast', 'gpt-realtime-mini'],
+    ['/openai/deployments/voice/realtime?api-version=1', 'voice'],
+    ['/v1/realtime?intent=transcription', undefined],
+  ] as const) {
+    const collector = await startCollector(t);
+    const models = [{ match: 'fast', upstreams: [{ name: 'main', rewrite: 'gpt-realtime-mini' }] }];
+    const gateway = await startTestGateway(t, upstream.url, { traces: { endpoint: collector.url }, models });
+    const [client, session] = await Promise.all([openSession(t, gateway, { target, headers: traceparent('01') }), upstream.session()]);
+    session.socket.send(JSON.stringify({ type: 'session.created', session: { model: 'gpt-realtime-2026' } }));
+    session.socket.send(JSON.stringify({ type: 'response.done', response: { usage: { input_tokens: 5, output_tokens: 3 } } }));
+    await client.next();
+    await client.next();
+    client.socket.close(1000);
+    await client.closed;
+    await gateway.close();
+    const [server, attempt] = ordered(collector.spans);
+    t.match(server, { traceId: TRACE_ID, parentSpanId: PARENT_ID, attributes: { 'http.response.status_code': 101 } });
+    t.equal(attempt?.attributes['gen_ai.request.model'], asked, target);
+    t.match(attempt?.attributes, {
+      ...{ 'gen_ai.provider.name': 'main', 'gen_ai.response.model': 'gpt-realtime-2026' },
+      ...{ 'gen_ai.usage.input_tokens': 5, 'gen_ai.usage.output_tokens': 3, 'sluicegate.usage.source': 'reported' },
+    });
+    t.match(upstream.requests.at(-1)?.headers.traceparent, `00-${TRACE_ID}-${attempt?.spanId}-`);
+  }
+});
+
+t.test('a call that only looks at a model asks none for anything', async (t) => {
+  const { upstream, collector, gateway, client } = await start(t);
+  client.request({ method: 'GET', target: '/v1/models/gpt-x' });
+  (await upstream.request()).respond(200, json, '{}');
+  await client.body();
+  await gateway.close();
+  const [, attempt] = ordered(collector.spans);
+  t.equal(attempt?.name, 'GET /v1/models/{model}');
+  t.strictSame(
+    Object.keys(attempt?.attributes ?? {}).filter((name) => name.startsWith('gen_ai.')),
+    [],
+  );
 });
 
 t.test('a reload turns traces on, moves them to another collector, and turns them off again', async (t) => {

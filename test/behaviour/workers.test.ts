@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as delayFor } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { stringify } from 'yaml';
-import type { View } from '../../src/telemetry/board.ts';
+import type { View } from '../../src/telemetry/view.ts';
 import { type Metrics, parseMetrics } from '../support/metrics.ts';
 import { type Running, runSluicegate } from '../support/process.ts';
 import { startUpstream, type UpstreamRequest } from '../support/upstream.ts';
@@ -462,6 +462,23 @@ t.test('workers that die again and again are started ever later, and serve once 
   await gateway.said(/"another worker serves"/);
   t.match(await finish(await openStream(upstream, gateway.port)), '[DONE]', 'on the same port');
   gateway.child.kill('SIGTERM');
+  t.equal(await gateway.exited(), 0);
+});
+
+t.test('a drain does not wait for a worker that is still to serve', { buffered: true }, async (t) => {
+  const upstream = await upstreamFor(t);
+  const flag = join(t.testdir({}), 'slow');
+  const code = `import { existsSync, writeSync } from 'node:fs'; if (process.argv[2] === 'worker' && existsSync(${JSON.stringify(flag)})) {
+    writeSync(2, 'it hangs'); Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 30_000); }`;
+  const env = { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(code)}` };
+  const gateway = await serve(t, settingsOf(upstream.url), env);
+  writeFileSync(flag, '');
+  process.kill(gateway.pids()[0]!, 'SIGKILL');
+  await gateway.said(/it hangs/);
+  const live = await openStream(upstream, gateway.port);
+  gateway.child.kill('SIGTERM');
+  await gateway.said(/"draining"/);
+  t.match(await finish(live), '[DONE]', 'what is live ends by itself');
   t.equal(await gateway.exited(), 0);
 });
 

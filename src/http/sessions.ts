@@ -1,6 +1,7 @@
 // HTTP/2 connections of clients: their requests, their clocks, and the bounds of what they may ask (RFC 9113 10.5).
 import { constants, createServer, type IncomingHttpHeaders, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2';
 import type { Socket } from 'node:net';
+import { reset } from '../stream/reset.ts';
 import type { ListenerClocks } from './listener.ts';
 import { StreamRequest, StreamResponse } from './stream-message.ts';
 
@@ -129,7 +130,7 @@ export function createSessions(parts: SessionsParts): Sessions {
     if (standing.live > 0 && !session.destroyed) return;
     if (session.closed || session.destroyed) {
       standing.endingSinceMs ??= nowMs;
-      if (nowMs - standing.endingSinceMs > LAST_READ_MS) standing.socket.resetAndDestroy();
+      if (nowMs - standing.endingSinceMs > LAST_READ_MS) reset(standing.socket);
     } else if (!standing.hasServed && nowMs - standing.quietSinceMs > clocks.headersMs) {
       // A head that never ends is no stream yet, and yet one that a close would wait for.
       session.destroy();
@@ -157,7 +158,7 @@ export function createSessions(parts: SessionsParts): Sessions {
       for (const session of sessions.keys()) session.close();
     },
     destroy() {
-      for (const { socket } of sessions.values()) socket.resetAndDestroy();
+      for (const { socket } of sessions.values()) reset(socket);
     },
   };
 }

@@ -2,6 +2,7 @@
 import type { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Sink } from '../stream/relay.ts';
+import { reset } from '../stream/reset.ts';
 import { onStream, type StreamResponse } from './stream-message.ts';
 
 /** How long a client may read the last event of a broken stream before the FIN: Node's fetch drops unread events with an immediate one. */
@@ -56,7 +57,7 @@ class ResponseSink implements Sink {
     if (socket === null || socket.destroyed) return;
     // Only a reset tells an HTTP/1.0 client that a body delimited by the connection's end is incomplete.
     const isDelimitedByClose = !this.response.chunkedEncoding && !this.options.hasLength;
-    if (isDelimitedByClose) socket.write('', () => socket.resetAndDestroy());
+    if (isDelimitedByClose) socket.write('', () => reset(socket));
     else socket.destroySoon();
     if (Number.isFinite(this.options.graceMs)) this.closeAfter(this.options.graceMs, () => this.destroy());
   }
@@ -70,10 +71,10 @@ class ResponseSink implements Sink {
     this.response.once('close', () => clearTimeout(timer));
   }
 
-  /** With a reset: behind a FIN the kernel keeps what the client does not take, up to 4 MB of it, for minutes. */
   destroy(): void {
+    const { socket } = this.response;
     // By itself it would wait until all is written.
-    this.response.socket?.resetAndDestroy();
+    if (socket !== null) reset(socket);
     this.response.destroy();
   }
 }

@@ -3,6 +3,7 @@ import type { Socket } from 'node:net';
 import type { ErrorDetail } from '../errors.ts';
 import type { Outcome, Phase } from '../exchange.ts';
 import type { Break } from './relay.ts';
+import { reset } from './reset.ts';
 import type { SessionMeter } from './session.ts';
 import { closeFrame, createFrameReader } from './websocket.ts';
 
@@ -146,8 +147,7 @@ export function openChannel(parts: ChannelParts): Channel {
 
   function judge(nowMs: number): void {
     if (toClient.heldMs(nowMs) > bounds.clientStallMs) {
-      // Behind a FIN the kernel would keep for minutes what the client does not take.
-      client.resetAndDestroy();
+      reset(client);
       upstream.destroy();
       settle('client_stalled');
     } else if (state === 'open' && toUpstream.heldMs(nowMs) > bounds.upstreamStallMs) {

@@ -1,11 +1,12 @@
 // The listener's clocks, with short ones: whoever is slow to send a request is closed, and told so where it can hear it.
 import { EventEmitter, once } from 'node:events';
 import type { IncomingMessage, Server } from 'node:http';
-import { type AddressInfo, connect as connectSocket, type Socket } from 'node:net';
+import { type AddressInfo, connect as connectSocket, createServer, type Socket } from 'node:net';
 import { setImmediate } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import type { GatewayError } from '../../src/errors.ts';
 import { createListener, type ListenerClocks, REFUSED } from '../../src/http/listener.ts';
+import { reset } from '../../src/stream/reset.ts';
 import { connect } from '../support/wire.ts';
 
 const post = 'POST /v1/files HTTP/1.1\r\nHost: x\r\n';
@@ -118,4 +119,29 @@ t.test('A18 of a crowd that leaves at one instant each turn of the loop sees a h
     staying.reset();
   }
   t.ok(ends.mostInTurn <= 100, `${ends.mostInTurn} in one turn`);
+});
+
+t.test('a reset frees its descriptor, whether the connection is open, is just being ended, or is full', async (t) => {
+  const server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) => void socket.on('error', () => undefined));
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  const descriptors = () => process.getActiveResourcesInfo().filter((name) => name === 'TCPSocketWrap').length;
+  const states: Record<string, (socket: Socket) => void> = {
+    open: () => undefined,
+    ending: (socket) => void socket.end(),
+    'ending with a word': (socket) => void socket.end('word'),
+    full: (socket) => void socket.end('x'.repeat(16 * 1024 * 1024)),
+  };
+  for (const [name, enter] of Object.entries(states)) {
+    const socket = connectSocket(port, '127.0.0.1');
+    await Promise.all([once(socket, 'connect'), once(server, 'connection')]);
+    const open = descriptors();
+    enter(socket);
+    reset(socket);
+    await once(socket, 'close');
+    await setImmediate();
+    t.equal(descriptors(), open - 1, name);
+  }
+  server.close();
 });

@@ -1,6 +1,7 @@
 // A TCP relay that does to connections what networks do: slow, sliced, cut, reset, or silent without a packet.
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { reset } from '../../src/stream/reset.ts';
 import { createRandom } from './random.ts';
 
 /** `up` is from whoever connected to the target, `down` the way back. */
@@ -84,7 +85,7 @@ export async function startFaultRelay(targetPort: number, seed = 1): Promise<Fau
 
 function endAll(sockets: Socket[], how: 'fin' | 'reset'): void {
   for (const socket of sockets) {
-    if (how === 'reset') socket.resetAndDestroy();
+    if (how === 'reset') reset(socket);
     else socket.destroySoon();
   }
 }
@@ -191,7 +192,7 @@ function startLink(from: Socket, to: Socket, around: Surroundings): void {
     clearTimeout(doom);
     around.changes.delete(look);
     while (find('down') !== undefined && !to.destroyed) await change();
-    if (!to.writableEnded) to.resetAndDestroy();
+    if (!to.writableEnded) reset(to);
   }
 
   from.on('data', take);

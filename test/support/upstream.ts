@@ -3,6 +3,7 @@
 import { once } from 'node:events';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { createServer as createTlsServer, type TlsOptions } from 'node:tls';
+import { reset } from '../../src/stream/reset.ts';
 import { createMessageReader, frameRequest } from './framing.ts';
 import { createPeer } from './peer.ts';
 import { createConnection, createRequest, type UpstreamConnection, type UpstreamRequest } from './upstream-request.ts';
@@ -88,7 +89,7 @@ export async function startUpstream({ tls, accept = true, waitMs }: UpstreamOpti
     socket.on('close', () => sockets.delete(socket));
     if (isTls) rawSockets.set(socket.remotePort ?? 0, socket);
     socket.on('error', () => {}); // seen by the connection's own listeners; a failed handshake is the other side's to tell
-    if (!isTls) ledger.admit(socket, () => socket.resetAndDestroy());
+    if (!isTls) ledger.admit(socket, () => reset(socket));
   });
   server.on('secureConnection', (socket: Socket) => ledger.admit(socket, () => rawSockets.get(socket.remotePort ?? 0)?.resetAndDestroy()));
   server.listen(0, '127.0.0.1');

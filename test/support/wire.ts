@@ -2,6 +2,7 @@
 
 import { once } from 'node:events';
 import { connect as connectSocket, isIPv6 } from 'node:net';
+import { reset } from '../../src/stream/reset.ts';
 import { createMessageReader, type Field, frameResponse, type Message, statusOf } from './framing.ts';
 import { createPeer, type Ending } from './peer.ts';
 import { createWaiting, defaultWaitMs } from './waiting.ts';
@@ -91,7 +92,7 @@ export async function connect(port: number, host = '127.0.0.1', waitMs = default
     const isFinal = statusOf(head) >= 200;
     return frameResponse(head, (isFinal ? methods.shift() : methods[0]) ?? '');
   });
-  const peer = createPeer({ socket, reader, waiting, sendReset: () => socket.resetAndDestroy() });
+  const peer = createPeer({ socket, reader, waiting, sendReset: () => reset(socket) });
   let begun = 0;
   let current: Message | undefined;
   let consumed = 0;

@@ -111,7 +111,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
 
   // Where they come in, and what they may use.
   const listeners = createListeners(initial, {
-    ...{ onUnparsed: metrics.rejectedUnparsed, onFault, spread: clock.spread, takeIn: clock.takeIn },
+    ...{ onUnparsed: metrics.rejectedUnparsed, onFault, spread: clock.spread },
     isTrusted: (address) => current.isTrusted(address),
     isLeaving: () => drain.state !== 'ready',
   });

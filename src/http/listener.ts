@@ -32,8 +32,6 @@ export interface ListenerOptions {
   onFault(error: Error): void;
   /** Runs what thousands of connections can want at one instant, now or in one of the next turns of the loop. */
   spread(task: () => void): void;
-  /** Begins with a request, in this turn or one of the next. */
-  readonly takeIn: (task: () => void) => void;
   readonly clocks?: ListenerClocks | undefined;
   /** Listens under TLS, for HTTP/2 and HTTP/1.1. */
   readonly credentials?: Credentials | undefined;
@@ -171,8 +169,7 @@ function takeRequests(server: Server, handler: RequestListener, options: Listene
   function take(request: IncomingMessage, response: ServerResponse): void {
     const { socket } = request;
     // Behind a last answer nothing is read (RFC 9112 9.6).
-    const before = answers.get(socket);
-    if (before?.shouldKeepAlive === false) return;
+    if (answers.get(socket)?.shouldKeepAlive === false) return;
     answers.set(socket, response);
     // What follows the offer of another protocol may be in that protocol already.
     if (options.isLeaving() || request.headers.upgrade !== undefined) response.shouldKeepAlive = false;
@@ -183,14 +180,11 @@ function takeRequests(server: Server, handler: RequestListener, options: Listene
       if (answers.get(socket) === response) answers.delete(socket);
       if (!server.listening) setImmediate(() => server.closeIdleConnections());
     });
-    const begin = () => response.headersSent || handler(request, response);
     if (!isUnambiguous(request)) refuseUnparsed(response, 'invalid_request', options);
+    else if (request.headers['transfer-encoding'] === undefined) handler(request, response);
     // The parser goes on with what came along with the head, and tells of errors in between turns: a body whose chunks
     // are malformed there never goes up. No other body can be malformed.
-    else if (request.headers['transfer-encoding'] !== undefined) setImmediate(options.takeIn, begin);
-    // A pipelined one is refused, which the next behind it is to see.
-    else if (before !== undefined) begin();
-    else options.takeIn(begin);
+    else setImmediate(() => response.headersSent || handler(request, response));
   }
   server.on(openingOf(options), (socket: Socket) => {
     silent.add(socket);

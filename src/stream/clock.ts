@@ -11,11 +11,6 @@ export interface Clock {
    * their order. For what thousands of requests can want at one instant.
    */
   spread(task: () => void): void;
-  /**
-   * The same for requests that arrive: of many at one instant a few are begun in each turn, in a line of their own. A call costs as
-   * much as a dozen events, which do not wait for all of them.
-   */
-  takeIn(task: () => void): void;
   /** Stops the beat, and runs what is still spread. */
   close(): void;
 }
@@ -29,8 +24,6 @@ const BEAT_MS = 100;
 const BEAT_SHARE_MS = 0.3;
 /** The share of one turn. 2,000 clients that leave at one instant cost 0.2 s of work, which no other stream shall wait for. */
 const SHARE_MS = 2;
-/** Half of what a request costs is in the ticks behind its task, and is not measured: some 0.3 ms in all. */
-const ARRIVALS_SHARE_MS = 0.15;
 
 /**
  * The process's clock. A beat is judged after the loop has polled its sockets: what arrived while the process was
@@ -39,8 +32,7 @@ const ARRIVALS_SHARE_MS = 0.15;
 export function createClock(beatMs: number = BEAT_MS, onFault: (fault: unknown) => void = () => undefined): Clock {
   const judges = new Set<(nowMs: number) => void>();
   const now = () => performance.now();
-  const spread = createSpread(now, SHARE_MS);
-  const arrivals = createSpread(now, ARRIVALS_SHARE_MS);
+  const spread = createSpread(now);
 
   let isJudging = false;
 
@@ -80,17 +72,15 @@ export function createClock(beatMs: number = BEAT_MS, onFault: (fault: unknown) 
       return () => void judges.delete(judge);
     },
     spread: spread.run,
-    takeIn: arrivals.run,
     close() {
       clearInterval(timer);
-      arrivals.finish();
       spread.finish();
     },
   };
 }
 
 /** A queue from which each turn of the loop takes no more than its share. */
-function createSpread(now: () => number, shareMs: number) {
+function createSpread(now: () => number) {
   const waiting: (() => void)[] = [];
   let spentMs = 0;
   let isTurnMarked = false;
@@ -115,13 +105,13 @@ function createSpread(now: () => number, shareMs: number) {
     spentMs = 0;
     // Marked first: a task that throws takes no other with it.
     if (waiting.length > 0) markTurn();
-    while (waiting.length > 0 && spentMs < shareMs) work(waiting.shift()!);
+    while (waiting.length > 0 && spentMs < SHARE_MS) work(waiting.shift()!);
   }
 
   return {
     run(task: () => void): void {
       markTurn();
-      if (waiting.length > 0 || spentMs >= shareMs) waiting.push(task);
+      if (waiting.length > 0 || spentMs >= SHARE_MS) waiting.push(task);
       else work(task);
     },
     finish(): void {

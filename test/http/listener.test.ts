@@ -34,7 +34,6 @@ async function listen(t: Test, clocks: ListenerClocks = { headersMs: 200, reques
       spread.push(task);
       task();
     },
-    takeIn: (task) => task(),
     clocks,
   });
   app.post('/*', async (request, reply) => {

@@ -20,7 +20,6 @@ async function listen(t: Test, clocks: ListenerClocks, isLeaving = () => false) 
     onUnparsed: (reason) => void unparsed.push(reason),
     onFault: (error) => t.fail(error.message),
     spread: (task) => task(),
-    takeIn: (task) => task(),
     clocks,
     credentials,
   });

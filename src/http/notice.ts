@@ -9,8 +9,8 @@ export interface Notice {
 
 /** A balancer asks every few seconds; what has not asked twice in so long is none, or no more. */
 const RECENT_MS = 15_000;
-/** HAProxy's default (`fall 3`), and no less than those of others. */
-const TIMES_ASKED = 3;
+/** HAProxy's default (`fall 3`), no less than those of others, and once more: only then the third answer has surely been acted on. */
+const TIMES_ASKED = 4;
 /** How long a notice may take. */
 export const MAX_NOTICE_MS = 10_000;
 

@@ -185,7 +185,7 @@ t.test('hedge: a client that leaves in between closes both', async (t) => {
 });
 
 t.test('hedge: what is told is of the upstream that failed last, or that early headers speak for', async (t) => {
-  const upstream = { timeouts: { firstByte: '80ms' } };
+  const upstream = { timeouts: { firstByte: '800ms' } };
   const late = await start(t, { row: { hedge: '10ms' }, upstream });
   late.client.request(chat);
   await late.main.request();
@@ -197,7 +197,7 @@ t.test('hedge: what is told is of the upstream that failed last, or that early h
     tried: ['other upstream_reset', 'main upstream_timeout'],
   });
 
-  const early = await start(t, { row: { hedge: '10ms' }, sse: { earlyHeaders: '60ms' } });
+  const early = await start(t, { row: { hedge: '10ms' }, sse: { earlyHeaders: '600ms' } });
   early.client.request(chat);
   const kept = await early.main.request();
   const { closed } = (await early.other.request()).connection;

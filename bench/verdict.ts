@@ -1,5 +1,4 @@
 // What a comparison of two commits says: better, worse, a regression, or nothing, because other processes were at work.
-
 import { type FigureName, type Figures, figures } from './figures.ts';
 import { EXIT } from './options.ts';
 import { align, foreignCoresOf, isDisturbed, sampleOf } from './report.ts';

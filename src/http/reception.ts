@@ -60,7 +60,7 @@ export function createReception({ current, ledger, limiter, tracer, now }: Recep
   };
 }
 
-/** A refusal ends its exchange; whatever failed, the answer has the form of section 5. */
+/** A refusal ends its exchange; whatever failed, the answer has OpenAI's form. */
 export function answerErrors(app: FastifyInstance, ledger: Ledger, onFault: (fault: unknown) => void): void {
   app.decorateRequest('exchange', undefined);
   app.setErrorHandler((failure, request, reply) => {

@@ -17,10 +17,7 @@ export interface Clock {
 
 /** Deadlines are seconds to minutes; ten beats a second judge them finely enough at next to no cost. */
 const BEAT_MS = 100;
-/**
- * What a beat takes of one turn of the loop. Its judges have meters look at what has come, 5 to 10 µs a stream: 200 streams at once
- * delayed everybody's events by 2 ms, ten times a second, which was most of their p99.
- */
+/** What a beat takes of one turn of the loop: of thousands of streams all would delay everybody's next event by milliseconds. */
 const BEAT_SHARE_MS = 0.3;
 /** The share of one turn. 2,000 clients that leave at one instant cost 0.2 s of work, which no other stream shall wait for. */
 const SHARE_MS = 2;

@@ -26,7 +26,7 @@ export interface Silence {
   broken(nowMs: number): void;
 }
 
-/** How often in the time of `idleMs` meaning is looked for. At every beat, ten times a second, it was a tenth of all metering. */
+/** How often in the time of `idleMs` meaning is looked for: at every beat, meters could not look at several pieces in a row. */
 const LOOKS = 32;
 
 /** @param sentAtMs when the request had gone up */

@@ -1,5 +1,4 @@
 // What all processes show of what is under way, as one gateway's; and an end to a stream, whichever of them has it.
-
 import { add, joinViews, type Totals, type View } from '../telemetry/view.ts';
 import { inTime } from './line.ts';
 

@@ -201,7 +201,10 @@ t.test('each whole configuration of the README and of docs/configuration.md is v
 });
 
 t.test('each promise of the README names its tests', async (t) => {
-  const promises = read('README.md').split('\n## ').find((section) => section.startsWith('What it promises\n')) ?? '';
+  const promises =
+    read('README.md')
+      .split('\n## ')
+      .find((section) => section.startsWith('What it promises\n')) ?? '';
   const lines = promises.split('\n').filter((line) => line.startsWith('- '));
   t.ok(lines.length > 20, `${lines.length} promises`);
   for (const line of lines) t.match(line, /\]\(test\/[\w./-]+\.test\.ts\)$/, line.slice(0, 60));

@@ -14,6 +14,8 @@ export interface ChoicesWalk {
   readonly isInString: boolean;
   /** There were choices, and each has had its reason. */
   readonly areFinished: boolean;
+  /** Whether whole chunks begin none of the choices, and end none: then they need not be read. False where that takes reading them. */
+  areUnmoved(chunks: string): boolean;
 }
 
 /** For the chunks of one stream, one nested value after the other. */
@@ -127,6 +129,26 @@ class BracketWalk implements ChoicesWalk {
     } else if (!this.open.has(this.index) && !this.finished.has(this.index) && this.open.size < MAX_CHOICES) this.open.add(this.index);
   }
 
+  private isKnown(index: number): boolean {
+    return this.open.has(index) || this.finished.has(index);
+  }
+
+  areUnmoved(chunks: string): boolean {
+    // What has no index is the first.
+    return this.isKnown(0) && this.haveKnownIndexes(chunks) && haveNoReason(chunks);
+  }
+
+  /** Of whatever has an index: of tool calls as well. */
+  private haveKnownIndexes(chunks: string): boolean {
+    for (let at = chunks.indexOf(INDEX); at >= 0; at = chunks.indexOf(INDEX, at)) {
+      at = valueAt(chunks, at + INDEX.length);
+      let index = 0;
+      for (let code = chunks.charCodeAt(at); code >= 48 && code <= 57; code = chunks.charCodeAt(++at)) index = index * 10 + code - 48;
+      if (!this.isKnown(index)) return false;
+    }
+    return true;
+  }
+
   get isOpen(): boolean {
     return this.depth > 0;
   }
@@ -134,6 +156,25 @@ class BracketWalk implements ChoicesWalk {
   get areFinished(): boolean {
     return this.finished.size > 0 && this.open.size === 0;
   }
+}
+
+/** No key can be written in another way: keys are compared as they are written, here and where they are walked. */
+const INDEX = '"index"';
+const FINISH_REASON = '"finish_reason"';
+
+function haveNoReason(chunks: string): boolean {
+  for (let at = chunks.indexOf(FINISH_REASON); at >= 0; at = chunks.indexOf(FINISH_REASON, at)) {
+    at = valueAt(chunks, at + FINISH_REASON.length);
+    if (chunks.charCodeAt(at) !== 110) return false;
+  }
+  return true;
+}
+
+/** Where the value begins, of the key that ends at `end`. */
+function valueAt(text: string, end: number): number {
+  let at = end;
+  for (let code = text.charCodeAt(at); code === 58 || code === 32 || code === 9; code = text.charCodeAt(at)) at++;
+  return at;
 }
 
 /** Where a string ends that `start` is in; `limit` where it does not, and `limit + 1` where the first byte behind is escaped. */

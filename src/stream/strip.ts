@@ -128,6 +128,11 @@ class GatheringStrip implements UsageStrip {
   }
 
   next(bytes: string): string {
+    const whole = this.endsInCr || this.cut.isFinished ? undefined : this.cut.passWhole(bytes);
+    return whole ?? this.nextWalked(bytes);
+  }
+
+  private nextWalked(bytes: string): string {
     this.out = '';
     let start = this.endsInCr && bytes.startsWith('\n') ? 1 : 0;
     if (start === 1) this.takeLf();

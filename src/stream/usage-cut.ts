@@ -5,14 +5,13 @@ import { closingQuote, createChoicesWalk } from './choices.ts';
 
 /** An event that is longer goes by untouched from here on. */
 export const MAX_EVENT_BYTES = 1_048_576;
-/** After so many lines that began in another way than the one before, only every sixteenth is learnt. */
-const MAX_FRUITLESS = 8;
 /** Longer than any usage of zeros. */
 const MAX_ZEROS_BYTES = 1024;
-/** A time, a count: what may differ from line to line. */
-const LONG_NUMBER = /\d{4,}/;
 const BOM = '\xef\xbb\xbf';
 const DATA = 'data:';
+const USAGE = '"usage"';
+/** How OpenAI ends each event but the last where it is asked. */
+const NULL_AT_END = ',"usage":null}\n\n';
 
 // Numbers, because the walk asks for its place at every token: strings cost it 10 %.
 const LINE = 0; // at a line's start, or within `data:`
@@ -31,6 +30,11 @@ const FIRST_CUT = 12; // behind a value that goes together with the comma behind
 const END = 13;
 
 export interface UsageCut {
+  /**
+   * What goes down of whole events, where that can be told without a walk: nothing in them is to go but a `null` at their end, and they
+   * move none of the choices. Undefined where it cannot. Exact for what is JSON; 0.2 µs instead of 0.9 for an event of 330 bytes.
+   */
+  passWhole(bytes: string): string | undefined;
   /** Walks on from `start` to the end of `bytes`, or of the line that makes `isFinished` true; returns where it stopped. */
   walk(bytes: string, start: number): number;
   /** Walks through all of `bytes`; nothing is cut from the next object in them where `isUncut`. */
@@ -71,11 +75,6 @@ class MemberCut implements UsageCut {
   private key = '';
   private isUsage = false; // the member may have to go
   private isEscaped = false;
-  // The last line's beginning, up to its choices: equal bytes lead to the same place, and need not be walked again.
-  private known: readonly string[] = []; // literals, with a number between each two
-  private knownObject = 0; // where its object begins
-  private fruitless = 0;
-  private lineAt = -1; // where the line began in `text`; -1 where in an earlier piece
 
   constructor(strip: Strip, emit: (bytes: string) => void) {
     this.strip = strip;
@@ -165,7 +164,6 @@ class MemberCut implements UsageCut {
 
   private beginNested(code: number): void {
     const isChoices = this.key === 'choices' && code === 91;
-    if (isChoices) this.learnLine();
     this.choices.begin(isChoices);
     this.place = NESTED;
   }
@@ -240,51 +238,11 @@ class MemberCut implements UsageCut {
     }
   }
 
-  private learnLine(): void {
-    const object = this.objectStart - this.walked - this.lineAt;
-    if (this.lineAt < this.from || object < 0) return; // begun elsewhere, or cut already
-    if (++this.fruitless > MAX_FRUITLESS && this.fruitless % 16 !== 0) return;
-    const begun = Buffer.from(this.text.slice(this.lineAt, this.at), 'latin1').toString('latin1'); // a slice would keep the whole piece
-    this.known = begun.split(LONG_NUMBER);
-    this.knownObject = object;
-  }
-
-  /**
-   * Goes to the choices at once, where the line begins as the last one did, but for numbers, which change nothing about where
-   * things stand: 0.5 µs of 0.9 for an event of 330 bytes.
-   */
-  private skipKnown(): boolean {
-    this.lineAt = this.at;
-    if (this.known.length === 0 || this.isUncut || !this.isOutside()) return false;
-    const end = this.endOfKnown();
-    if (end < 0) return false;
-    this.objectStart = this.walked + this.at + this.knownObject;
-    this.at = end;
-    this.fruitless = 0;
-    this.choices.begin(true);
-    this.place = NESTED;
-    return true;
-  }
-
-  /** Behind what is known of the line that begins here; -1 where it begins in another way. */
-  private endOfKnown(): number {
-    let end = this.at;
-    for (let i = 0; i < this.known.length; i++) {
-      const start = i === 0 ? this.at : behindDigits(this.text, end);
-      if (i > 0 && start === end) return -1;
-      const literal = this.known[i]!;
-      end = start + literal.length;
-      if (this.text.slice(start, end) !== literal) return -1;
-    }
-    return end;
-  }
-
   /** `data:` at the start of a line, byte by byte; a blank line ends the event. */
   private readLineStart(): void {
     const code = this.text.charCodeAt(this.at);
-    if (code === DATA.charCodeAt(this.matched)) {
-      if (this.matched > 0 || !this.skipKnown()) this.passDataByte();
-    } else if (code === BOM.charCodeAt(this.walked + this.at)) this.at++;
+    if (code === DATA.charCodeAt(this.matched)) this.passDataByte();
+    else if (code === BOM.charCodeAt(this.walked + this.at)) this.at++;
     else if (this.matched === 0 && (code === 10 || code === 13)) {
       this.release();
       this.suspended = START;
@@ -327,14 +285,28 @@ class MemberCut implements UsageCut {
     this.at = nextLine(this.text, this.limit);
   }
 
+  private isOutsideLine(): boolean {
+    return this.place === LINE && this.matched === 0 && this.isOutside();
+  }
+
   private ownIsFinished(): boolean {
-    return this.place === LINE && this.matched === 0 && this.isOutside() && this.choices.areFinished;
+    return this.isOutsideLine() && this.choices.areFinished;
+  }
+
+  passWhole(bytes: string): string | undefined {
+    if (!endsInBlankLine(bytes) || !this.isOutsideLine() || this.isUncut || !this.choices.areUnmoved(bytes)) return undefined;
+    const usage = bytes.indexOf(USAGE);
+    const isNull = usage >= 0 && this.strip.final && usage === bytes.length - NULL_AT_END.length + 1 && isOneEvent(bytes, NULL_AT_END);
+    if (usage >= 0 && !isNull) return undefined;
+    this.release();
+    this.suspended = START;
+    this.walked += bytes.length;
+    return isNull ? `${bytes.slice(0, usage - 1)}}\n\n` : bytes;
   }
 
   walk(bytes: string, start: number): number {
     this.text = bytes;
     this.at = this.from = start;
-    this.lineAt = -1;
     this.walked -= start;
     this.holdAt = this.held === '' ? -1 : start;
     do {
@@ -371,10 +343,14 @@ class MemberCut implements UsageCut {
   }
 }
 
-function behindDigits(text: string, start: number): number {
-  let at = start;
-  while (text.charCodeAt(at) >= 48 && text.charCodeAt(at) <= 57) at++;
-  return at;
+/** The last line is an empty one, behind another, in LF or in CRLF. */
+function endsInBlankLine(bytes: string): boolean {
+  return bytes.endsWith('\n\n') || bytes.endsWith('\n\r\n');
+}
+
+/** One line of data, not too long, with this ending. */
+function isOneEvent(bytes: string, ending: string): boolean {
+  return bytes.length <= MAX_EVENT_BYTES && bytes.startsWith(DATA) && bytes.endsWith(ending) && !/[\r\n]/.test(bytes.slice(0, -2));
 }
 
 /** A member with an object in which all numbers are zero: Ollama puts that on every chunk, where it is asked for usage. */

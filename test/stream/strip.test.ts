@@ -46,6 +46,16 @@ function cutAtRandom(text: string, random: Random, maxBytes: number): string[] {
   return pieces;
 }
 
+/** As most come, where models are slower than networks: whole events, one or some in a piece. */
+function cutBetweenEvents(text: string, random: Random): string[] {
+  const pieces: string[] = [''];
+  for (const event of text.match(/[\s\S]+?(?:\n\n|\r\n\r\n|\r\r|$)/g) ?? []) {
+    if (random(3) > 0) pieces.push('');
+    pieces[pieces.length - 1] += event;
+  }
+  return pieces;
+}
+
 const quoting = [
   ' world',
   'say "usage":null, "choices":[] and "finish_reason":"stop"',
@@ -56,6 +66,9 @@ const quoting = [
   ',"usage":null',
   '',
   'data: {"usage":null}\n\n',
+  'index',
+  'usage',
+  '"finish_reason":"stop","index":9',
 ];
 const text = (random: Random) => JSON.stringify(Buffer.from(pick(quoting, random)).toString('latin1'));
 const delta = [
@@ -81,11 +94,9 @@ function frame(members: Members, habits: Habits): string {
 function chunk(choices: string, random: Random): Members {
   const members: (readonly [string, string])[] = [
     ['id', '"c-1"'],
-    ['usag', 'null'],
-    ['usage2', '{"usage":null}'],
-    ['x_groq', '{"usage":{"total_tokens":1}}'],
     ['object', '"chat.completion.chunk"'],
   ];
+  if (random(3) === 0) members.push(['usag', 'null'], ['usage2', '{"usage":null}'], ['x_groq', '{"usage":{"total_tokens":1}}']);
   members.splice(random(members.length + 1), 0, ['choices', choices]);
   return members;
 }
@@ -165,6 +176,7 @@ t.test('of any provider’s stream, exactly what was asked for is taken out, how
     for (const max of [1, 3, 40, 400]) {
       const got = strip(cutAtRandom(asked, random, max), what);
       assert.equal(got, direct, `round ${round}, pieces up to ${max}`);
+      assert.equal(strip(cutBetweenEvents(asked, random), what), direct, `round ${round}, whole events`);
     }
     if (round >= 20) continue;
     for (let at = 1; at < asked.length; at++) {
@@ -194,12 +206,17 @@ t.test('what a provider sends unasked stays where it can be told apart', async (
     'a comment, a name and an unknown field': ': {"usage":null}\nevent: {"usage":null}\nfoo: {"usage":null}\n\n',
     'an empty finish_reason': line('"choices":[{"index":0,"finish_reason":""}]') + usageChunk,
     'an unfinished choice': line('"choices":[{"index":0,"finish_reason":"stop"},{"index":1,"finish_reason":null}]') + usageChunk,
+    'a choice that began alone':
+      content + content.replace('"index":0', '"index":1') + content + stop + content.replace('"index":0', '"index":1') + usageChunk,
+    'a choice without an index that began behind another':
+      content.replace('"index":0', '"index":1') + content.replace('"index":0,', '') + stop.replace('"index":0', '"index":1') + usageChunk,
     'a scalar usage': line('"usage":5,"id":1') + line('"usage":nul,"id":1') + line('"usage":nullx,"id":1') + line('"id":1,"usage":"null"'),
     'a value over lines that is broken': 'data: {"id":1,"usage":nu\ndata: ll}\n\ndata: {"a":"\ndata: b","usage":null}\n\n',
   };
   for (const [name, stream] of Object.entries(kept)) {
     t.equal(strip([stream]), stream, name);
     t.equal(strip([...stream]), stream, `${name}, byte by byte`);
+    t.equal(strip(stream.split(/(?<=\n\n)/)), stream, `${name}, event by event`);
   }
 });
 

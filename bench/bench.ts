@@ -49,13 +49,13 @@ async function obey(args: readonly string[]): Promise<number> {
 }
 
 async function run(options: Options): Promise<number> {
-  const { compare, measureMs, rounds } = options;
+  const { compare, firstWarmupMs, measureMs, rounds } = options;
   const commit = compare === undefined ? undefined : findCommit(compare);
   if (compare !== undefined && commit === undefined) throw new UsageError(`--compare: "${compare}" is no commit of this repository`);
   if (options.install) installPeers();
   const cores = divideCores();
   pinSelf(cores.generators);
-  const pace = { warmupMs: Math.min(2000, measureMs / 2), measureMs };
+  const pace = { firstWarmupMs, warmupMs: Math.min(2000, measureMs / 2), measureMs };
   const generators = await startGenerators(cores.generators);
   const parts = { generators, cores, rounds, pace, tell: (line: string) => console.error(line) };
   try {
@@ -111,6 +111,6 @@ function describeConditions({ cores, rounds, pace }: Omit<RunParts, 'contenders'
     machine: `${cpus().length} × ${cpus()[0]?.model}, Linux ${execFileSync('uname', ['-r'], { encoding: 'utf8' }).trim()}`,
     load: `${loadavg()[0]?.toFixed(1)} when it began`,
     cores: cores.note,
-    rounds: `${rounds} of ${pace.measureMs / 1000} s after ${pace.warmupMs / 1000} s of warm-up, contenders in turn`,
+    rounds: `${rounds} of ${pace.measureMs / 1000} s after ${pace.warmupMs / 1000} s of warm-up (the first after ${pace.firstWarmupMs / 1000}), contenders in turn`,
   };
 }

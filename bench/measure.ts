@@ -8,6 +8,9 @@ import type { LoadPlan, LoadResult } from './generators/plan.ts';
 import type { Scenario } from './scenarios.ts';
 
 export interface Pace {
+  /** So long a contender works before its first round: compilers have compiled, pools are filled. */
+  readonly firstWarmupMs: number;
+  /** And before each of them. */
   readonly warmupMs: number;
   readonly measureMs: number;
 }
@@ -37,12 +40,10 @@ export async function measure(measuring: Measuring): Promise<Figures> {
   return figures;
 }
 
-/** So long a contender works before its first round: compilers have compiled, pools are filled. */
-const FIRST_WARMUP_MS = 3000;
-
 export async function warmUp(measuring: Measuring): Promise<void> {
-  const isStreamed = measuring.scenario.kind !== 'calls';
-  await runPaced({ ...measuring, pace: { warmupMs: FIRST_WARMUP_MS, measureMs: 0 } }, { isStreamed, spreadMs: 1000 });
+  const { pace, scenario } = measuring;
+  const isStreamed = scenario.kind !== 'calls';
+  await runPaced({ ...measuring, pace: { ...pace, warmupMs: pace.firstWarmupMs, measureMs: 0 } }, { isStreamed, spreadMs: 1000 });
   await delay(REST_MS);
 }
 

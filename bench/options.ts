@@ -19,6 +19,7 @@ export interface Options {
   readonly scenarios: readonly Scenario[];
   contendersOf(scenario: Scenario): readonly string[];
   readonly rounds: number;
+  readonly firstWarmupMs: number;
   readonly measureMs: number;
   readonly install: boolean;
   readonly compare: string | undefined;
@@ -59,6 +60,8 @@ export function readOptions(args: readonly string[], known: Known): Options | un
     scenarios,
     contendersOf: (scenario) => takingPart(scenario).filter((name) => wanted?.includes(name) ?? true),
     rounds: numberOf('rounds', given.rounds, isCompared ? 8 : given.quick ? 3 : 5, Number.isInteger),
+    // Of what Node compiles, most is compiled after some 2,000 calls: until then a call costs up to a third more.
+    firstWarmupMs: isCompared || given.quick ? 3000 : 10_000,
     measureMs: 1000 * numberOf('seconds', given.seconds, given.quick ? 2 : 4, Number.isFinite),
     install: given.install,
     compare: given.compare,

@@ -2,13 +2,13 @@
 import type { StreamError } from '../upstream/dialects/dialect.ts';
 import type { Meter, Metered, MeterFault, Prompt } from './meter.ts';
 
-/** Beyond, what waits would be felt in a stream's memory. */
-const MAX_PIECES = 8;
+/** Beyond, what waits is felt in a stream's memory: with 8, a slow stream's pieces live long enough to become old garbage. */
+const MAX_PIECES = 4;
 const MAX_BYTES = 4096;
 
 /**
- * The same meter: whoever looks at any of its figures sees all that was observed. With 200 streams of 100 events a second the gateway
- * takes 13 % more processor time an event with metering than without (median of five pairs), and 16 to 28 % without this.
+ * The same meter: whoever looks at any of its figures sees all that was observed. Over 2,000 streams of 10 events a second it saves
+ * 4 % of the processor time (six pairs); over 200 nothing that shows.
  */
 export function createBatchedMeter(meter: Meter): Meter {
   return new BatchedMeter(meter);

@@ -6,8 +6,8 @@ import { lastCut } from './slices.ts';
 import { createEventScanner, type EventScanner } from './sse.ts';
 import type { Tokenizer } from './tokens.ts';
 
-/** Text of a stream is held up to this, then counted: usage may yet come, and then nothing need be counted. */
-const MAX_HELD_TEXT = 16_384;
+/** Text of a stream is held up to this, then counted: usage may yet come, and then nothing need be counted. So much is 16,000 tokens. */
+const MAX_HELD_TEXT = 65_536;
 /** Less of one text stays uncut: of 64 lanes, 64 KiB at most. */
 const MIN_SLICE = 1024;
 /** A longer JSON answer, if it has no usage, is not counted. */

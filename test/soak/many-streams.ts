@@ -96,7 +96,7 @@ for (let n = 0; n < 50 && received < sent; n++) await setTimeout(100);
 const last = weights.at(-1) ?? opened;
 print('each after its events', `${each(heldBy(last) - heldBy(before))} held, ${each(last.resident - before.resident)} resident`);
 if ((heldBy(last) - heldBy(before)) / STREAMS / 1024 > MAX_STREAM_KIB) find('a stream holds too much');
-// A stream keeps up to 16 KiB of its text until that is counted.
+// A stream keeps up to 64 KiB of its text until that is counted.
 printMemory(weights, false);
 print('events sent, received', [sent, received]);
 if (received !== sent) find('events are missing');

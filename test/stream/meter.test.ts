@@ -160,7 +160,7 @@ t.test('text is counted as the tokenizer would count it whole, and memory stays 
   const meter = createStreamMeter(chat, { ...tokenizer, count });
   const words = ['The', ' quick', ' brown', ' fox', ' — “naïve”', ' 你好', ' jumps\n\n', ' over <|endoftext|>', ' {"a":\t1}', ' 😀'];
   let text = '';
-  for (let i = 0; i < 12_000; i++) {
+  for (let i = 0; i < 24_000; i++) {
     const word = words[random(words.length)]!;
     text += word;
     meter.observe(Buffer.from(chunk({ content: word })).toString('latin1'));
@@ -168,7 +168,7 @@ t.test('text is counted as the tokenizer would count it whole, and memory stays 
   const exact = countCl100k(text, raw);
   const metered = await meter.usage();
   t.ok(Math.abs(metered!.output - exact) <= 0.02 * exact, `${metered!.output} for ${exact}`);
-  t.ok(lengths.length > 4 && Math.max(...lengths) < 20_000, `held at most: ${Math.max(...lengths)}`);
+  t.ok(lengths.length > 2 && Math.max(...lengths) < 70_000, `held at most: ${Math.max(...lengths)}`);
   t.ok(meter.textLength >= Buffer.byteLength(text));
   t.equal(meter.model, 'gpt-4');
 });

@@ -115,6 +115,6 @@ function defaultSilence({ heartbeatMs }: ProbeFacts): number {
 
 /** As people say it: `340 ms`, `2.1 s`, `65 s`. */
 export function formatSeconds(ms: number): string {
-  if (ms < 1000) return `${Math.round(ms)} ms`;
+  if (Math.round(ms) < 1000) return `${Math.round(ms)} ms`;
   return ms < 10_000 ? `${(ms / 1000).toFixed(1).replace(/\.0$/, '')} s` : `${Math.round(ms / 1000)} s`;
 }

@@ -34,7 +34,7 @@ export function createSluicegate(name = 'sluicegate', root = here): Contender {
       const port = await findFreePort();
       const file = join(setup.folder, 'sluicegate.yaml');
       writeFileSync(file, stringify(configure(setup, port)));
-      const command = [process.execPath, '--max-semi-space-size=8', join(root, 'src/main.ts'), '-c', file];
+      const command = [process.execPath, '--max-semi-space-size=8', '--v8-pool-size=1', join(root, 'src/main.ts'), '-c', file];
       // A real provider's authority is one that Node knows: so is this one made, without a caFile.
       return startProcess({ command, port, cpus: setup.cpus, env: setup.isTls ? { NODE_EXTRA_CA_CERTS: setup.caFile } : {} });
     },

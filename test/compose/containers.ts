@@ -166,7 +166,9 @@ export async function startContainers(): Promise<Stack> {
       })),
       {
         name: 'the gateway is the first process, with the options of the image',
-        fault: tell(() => inside('gateway', "tr '\\0' ' ' < /proc/1/cmdline | grep -q '^node --max-semi-space-size=8 src/main.ts'")),
+        fault: tell(() =>
+          inside('gateway', "tr '\\0' ' ' < /proc/1/cmdline | grep -q '^node --max-semi-space-size=8 --v8-pool-size=1 src/main.ts'"),
+        ),
       },
       {
         name: 'the gateway counts limits in the store',

@@ -12,7 +12,7 @@ export type OpenWire = (onOpened: Opened, onread: OnReadOpts) => Opening;
  * libuv reads when the loop turns to a socket, and what it read is told before it turns to the next: one buffer does for all. A buffer
  * for each read and a stream to hand it on, as undici has them, cost a quarter of all that is done with an event.
  */
-const readBuffer = Buffer.allocUnsafeSlow(64 * 1024);
+const readBuffer = Buffer.allocUnsafeSlow(32 * 1024);
 /** As undici: shorter than what servers keep an idle connection for, by enough that a request does not meet its end (RFC 9112 9.3.1). */
 const IDLE_MS = 4_000;
 const IDLE_MARGIN_MS = 2_000;

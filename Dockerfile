@@ -21,5 +21,6 @@ STOPSIGNAL SIGTERM
 # What cannot be fetched ends Node with 1 as well, and its reason is in the health log.
 HEALTHCHECK --interval=5s --timeout=2s --start-period=5s --retries=3 \
   CMD ["node", "-e", "fetch('http://127.0.0.1:9464/readyz').then(({ ok }) => process.exit(ok ? 0 : 1))"]
-# A small young generation: what new calls leave behind is gone through more often, and for less long (docs/performance.md).
+# A small young generation: what new calls leave behind is gone through more often, and for less long. One helper thread for V8: more of
+# them compete with the streams where there is one core (docs/performance.md).
 ENTRYPOINT ["node", "--max-semi-space-size=8", "--v8-pool-size=1", "src/main.ts"]

@@ -1,6 +1,6 @@
 // Sluicegate as a user would run it: src/main.ts with a file, metering on, a client key in and an upstream key out, its JSON log to /dev/null.
 import { createHash } from 'node:crypto';
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { stringify } from 'yaml';
@@ -24,6 +24,12 @@ function configure({ upstreamPort, isTls, workers, redisUrl }: Setup, port: numb
   };
 }
 
+/** What its `npm start` gives Node: another commit may have had other options. */
+function nodeOptionsOf(root: string): string[] {
+  const { scripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+  return scripts.start.split(' ').filter((word: string) => word.startsWith('--'));
+}
+
 /** @param root of the checkout to run; this one by default */
 export function createSluicegate(name = 'sluicegate', root = here): Contender {
   return {
@@ -34,7 +40,7 @@ export function createSluicegate(name = 'sluicegate', root = here): Contender {
       const port = await findFreePort();
       const file = join(setup.folder, 'sluicegate.yaml');
       writeFileSync(file, stringify(configure(setup, port)));
-      const command = [process.execPath, '--max-semi-space-size=8', '--v8-pool-size=1', join(root, 'src/main.ts'), '-c', file];
+      const command = [process.execPath, ...nodeOptionsOf(root), join(root, 'src/main.ts'), '-c', file];
       // A real provider's authority is one that Node knows: so is this one made, without a caFile.
       return startProcess({ command, port, cpus: setup.cpus, env: setup.isTls ? { NODE_EXTRA_CA_CERTS: setup.caFile } : {} });
     },

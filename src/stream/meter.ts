@@ -218,7 +218,6 @@ class LaneCounter implements TextCounter {
     if (text === '') return;
     const tokens = this.tokenizer.count(this.reader.model, text);
     this.counted = Promise.all([this.counted, tokens]).then(([before, more]) => before + more);
-    this.counted.catch(() => undefined); // told in total()
     this.counted.catch(() => {}); // it is awaited in the end, and may not end the process before
   }
 

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Exchange } from '../exchange.ts';
 import { outputSoFar } from '../spending.ts';
-import { MODEL_NAME } from './bounds.ts';
+import { MODEL_NAME } from './model-names.ts';
 import { add, type EndingView, MAX_RECENT, MAX_STREAMS, type StreamView, type Totals, type View } from './view.ts';
 
 export type BoardView = Pick<View, 'streamCount' | 'tokensPerSecond' | 'streams' | 'totals' | 'history' | 'recent'>;

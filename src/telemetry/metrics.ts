@@ -3,9 +3,10 @@ import type { Exchange, Phase } from '../exchange.ts';
 import type { Standings } from '../limits/store.ts';
 import { outputSoFar } from '../spending.ts';
 import type { ConnectionCounts } from '../upstream/client.ts';
-import { createModelLabel, createSeriesBound, type Labels } from './bounds.ts';
 import { addInstruments } from './instruments.ts';
-import { type Counter, createInstruments, type Extent, type Page, type Snapshot, writePage } from './registry.ts';
+import { createModelLabel } from './model-names.ts';
+import { createInstruments, type Extent, type Page, type Snapshot, writePage } from './registry.ts';
+import type { Counter } from './series.ts';
 
 export interface Metrics {
   /** Writes an ended exchange; once each. */
@@ -54,10 +55,9 @@ interface Told {
 export function createMetrics(parts: MetricsParts): Metrics {
   const registry = createInstruments();
   const our = addInstruments(registry);
-  our.buildInfo.set({ version: parts.version, node: process.versions.node }, 1);
+  our.buildInfo.set(1, parts.version, process.versions.node);
 
   const modelLabel = createModelLabel();
-  const bounded = createSeriesBound();
   /** The pattern that matched; without one, what the upstream itself named. */
   const modelOf = ({ model, meter }: Exchange) => model ?? modelLabel(meter?.model);
   const toldOf = new WeakMap<Exchange, Told>();
@@ -73,62 +73,54 @@ export function createMetrics(parts: MetricsParts): Metrics {
       events: meter?.eventCount ?? 0,
       tokens: outputSoFar(meter),
     };
-    add(our.bytes, { upstream, direction: 'in' }, now.bytesIn - told.bytesIn);
-    add(our.bytes, { upstream, direction: 'out' }, now.bytesOut - told.bytesOut);
-    add(our.events, { upstream }, now.events - told.events);
-    add(our.relayedTokens, { upstream, model: modelOf(exchange) }, now.tokens - told.tokens);
+    add(our.bytes, now.bytesIn - told.bytesIn, upstream, 'in');
+    add(our.bytes, now.bytesOut - told.bytesOut, upstream, 'out');
+    add(our.events, now.events - told.events, upstream);
+    add(our.relayedTokens, now.tokens - told.tokens, upstream, modelOf(exchange));
     toldOf.set(exchange, now);
   }
 
-  function recordTokens(exchange: Exchange, labels: Labels): void {
-    const { tokens: used, costNanoUsd = 0, outputHeard, meter } = exchange;
-    add(our.cost, bounded('cost', labels), costNanoUsd / 1e9);
-    if (outputHeard !== undefined)
-      add(our.unheardTokens, { upstream: labels.upstream!, model: labels.model! }, outputSoFar(meter) - outputHeard);
+  function recordTokens(exchange: Exchange, upstream: string, model: string): void {
+    const { client, tokens: used, costNanoUsd = 0, outputHeard, meter } = exchange;
+    add(our.cost, costNanoUsd / 1e9, client, upstream, model);
+    if (outputHeard !== undefined) add(our.unheardTokens, outputSoFar(meter) - outputHeard, upstream, model);
     if (used === undefined) return;
-    for (const kind of ['input', 'output'] as const) {
-      const source = used[`${kind}Source`];
-      if (source !== undefined) add(our.tokens, bounded('tokens', { ...labels, kind, source }), used[kind]);
-    }
-    const parts = {
-      cached_input: used.cachedInput,
-      cache_write: used.cacheWrite,
-      reasoning: used.reasoning,
-      audio_input: used.audioInput,
-      audio_output: used.audioOutput,
-    };
-    for (const [kind, count] of Object.entries(parts)) add(our.details, bounded('details', { ...labels, kind }), count);
+    const { inputSource, outputSource } = used;
+    if (inputSource !== undefined) add(our.tokens, used.input, client, upstream, model, 'input', inputSource);
+    if (outputSource !== undefined) add(our.tokens, used.output, client, upstream, model, 'output', outputSource);
+    add(our.details, used.cachedInput, client, upstream, model, 'cached_input');
+    add(our.details, used.cacheWrite, client, upstream, model, 'cache_write');
+    add(our.details, used.reasoning, client, upstream, model, 'reasoning');
+    add(our.details, used.audioInput, client, upstream, model, 'audio_input');
+    add(our.details, used.audioOutput, client, upstream, model, 'audio_output');
   }
 
   function recordRivals({ rivals }: Exchange, model: string): void {
     for (const { upstream, tokens: used } of rivals) {
       if (used === undefined) continue;
-      for (const kind of ['input', 'output'] as const)
-        add(our.rivalTokens, { upstream, model, kind }, used[`${kind}Source`] === undefined ? 0 : used[kind]);
+      if (used.inputSource !== undefined) add(our.rivalTokens, used.input, upstream, model, 'input');
+      if (used.outputSource !== undefined) add(our.rivalTokens, used.output, upstream, model, 'output');
     }
   }
 
   function recordTimes(exchange: Exchange, upstream: string, model: string): void {
     const { ttfbMs, ttftMs, durationMs = 0, tokens: used } = exchange;
-    if (ttfbMs !== undefined) our.ttfb.observe(bounded('times', { upstream, model }), ttfbMs / 1000);
+    if (ttfbMs !== undefined) our.ttfb.observe(ttfbMs / 1000, upstream, model);
     if (ttftMs === undefined) return;
-    our.ttft.observe(bounded('times', { upstream, model }), ttftMs / 1000);
-    if (used?.outputSource !== undefined && used.output > 1) {
-      our.perToken.observe(bounded('times', { upstream, model }), (durationMs - ttftMs) / 1000 / (used.output - 1));
-    }
+    our.ttft.observe(ttftMs / 1000, upstream, model);
+    if (used?.outputSource !== undefined && used.output > 1)
+      our.perToken.observe((durationMs - ttftMs) / 1000 / (used.output - 1), upstream, model);
   }
 
   function recordGenAi(exchange: Exchange, upstream: string, model: string): void {
-    const { operation, ttftMs, durationMs = 0, meter, tokens: used, outcome } = exchange;
+    const { operation, ttftMs, durationMs = 0, meter, tokens: used, outcome = 'completed' } = exchange;
     if (operation === undefined) return;
-    const labels = bounded('genAi', { gen_ai_operation_name: operation, gen_ai_provider_name: upstream, gen_ai_response_model: model });
-    our.genAiDuration.observe({ ...labels, error_type: outcome === 'completed' ? '' : (outcome ?? '') }, durationMs / 1000);
-    for (const kind of ['input', 'output'] as const) {
-      if (used?.[`${kind}Source`] !== undefined) our.genAiTokens.observe({ ...labels, gen_ai_token_type: kind }, used[kind]);
-    }
+    our.genAiDuration.observe(durationMs / 1000, operation, upstream, model, outcome === 'completed' ? '' : outcome);
+    if (used?.inputSource !== undefined) our.genAiTokens.observe(used.input, operation, upstream, model, 'input');
+    if (used?.outputSource !== undefined) our.genAiTokens.observe(used.output, operation, upstream, model, 'output');
     if (ttftMs === undefined || meter === undefined) return;
-    our.genAiFirst.observe(labels, ttftMs / 1000);
-    if (meter.contentCount > 1) our.genAiPer.observe(labels, (durationMs - ttftMs) / 1000 / (meter.contentCount - 1));
+    our.genAiFirst.observe(ttftMs / 1000, operation, upstream, model);
+    if (meter.contentCount > 1) our.genAiPer.observe((durationMs - ttftMs) / 1000 / (meter.contentCount - 1), operation, upstream, model);
   }
 
   function collectGauges(): void {
@@ -136,13 +128,13 @@ export function createMetrics(parts: MetricsParts): Metrics {
     for (const exchange of parts.live()) {
       tellFlow(exchange);
       const { client, upstream } = exchange;
-      if (upstream !== undefined) our.active.inc(bounded('active', { client, upstream, model: modelOf(exchange) }));
+      if (upstream !== undefined) our.active.add(1, client, upstream, modelOf(exchange));
     }
     our.upstreamUp.reset();
-    for (const [upstream, isUp] of parts.health()) our.upstreamUp.set({ upstream }, isUp ? 1 : 0);
+    for (const [upstream, isUp] of parts.health()) our.upstreamUp.set(isUp ? 1 : 0, upstream);
     our.connections.reset();
     for (const [upstream, counts] of parts.connections()) {
-      for (const [state, count] of Object.entries(counts)) our.connections.inc({ upstream, state }, count);
+      for (const [state, count] of Object.entries(counts)) our.connections.add(count, upstream, state);
     }
   }
 
@@ -155,8 +147,8 @@ export function createMetrics(parts: MetricsParts): Metrics {
     for (const [client, standing] of standings) {
       for (const [name, { limit: most, remaining: left }] of Object.entries(standing)) {
         const unit = name === 'budget' ? 1e9 : 1;
-        our.remaining.set({ client, limit: name }, left / unit);
-        our.configured.set({ client, limit: name }, most / unit);
+        our.remaining.set(left / unit, client, name);
+        our.configured.set(most / unit, client, name);
       }
     }
   }
@@ -170,7 +162,7 @@ export function createMetrics(parts: MetricsParts): Metrics {
 
   function reloaded(isSuccessful: boolean): void {
     our.reloadSuccessful.set(isSuccessful ? 1 : 0);
-    if (isSuccessful) our.reloadTime.setToCurrentTime();
+    if (isSuccessful) our.reloadTime.set(Date.now() / 1000);
   }
   reloaded(true);
 
@@ -179,28 +171,29 @@ export function createMetrics(parts: MetricsParts): Metrics {
     record(exchange) {
       const { client, endpoint, outcome = 'completed', upstream = 'none', durationMs = 0 } = exchange;
       const model = modelOf(exchange);
-      our.requests.inc(bounded('requests', { client, upstream, model, endpoint, outcome }));
-      our.duration.observe(bounded('duration', { upstream, endpoint, outcome }), durationMs / 1000);
-      if (exchange.rejection !== undefined) our.rejections.inc(bounded('rejections', { client, reason: exchange.rejection }));
+      our.requests.add(1, client, upstream, model, endpoint, outcome);
+      our.duration.observe(durationMs / 1000, upstream, endpoint, outcome);
+      if (exchange.rejection !== undefined) our.rejections.add(1, client, exchange.rejection);
       tellFlow(exchange);
       if (exchange.upstream === undefined) return;
-      if (exchange.meter?.fault !== undefined) our.meterFaults.inc({ upstream, fault: exchange.meter.fault });
+      if (exchange.meter?.fault !== undefined) our.meterFaults.add(1, upstream, exchange.meter.fault);
       recordRivals(exchange, model);
-      recordTokens(exchange, { client, upstream, model });
+      recordTokens(exchange, upstream, model);
       recordTimes(exchange, upstream, model);
       recordGenAi(exchange, upstream, model);
     },
-    upstreamClosed: (phase, seconds) => our.close.observe({ phase }, seconds),
-    overhead: (part, seconds) => our.overhead.observe({ part }, seconds),
-    attempt: (upstream, result) => our.attempts.inc({ upstream, result }),
-    response: (upstream, status) => our.responses.inc({ upstream, status: String(status) }),
-    spans: (result, count) => our.spans.inc({ result }, count),
-    rejectedUnparsed: (reason) => our.rejections.inc({ client: 'anonymous', reason }),
+    upstreamClosed: (phase, seconds) => our.close.observe(seconds, phase),
+    overhead: (part, seconds) => our.overhead.observe(seconds, part),
+    attempt: (upstream, result) => our.attempts.add(1, upstream, result),
+    response: (upstream, status) => our.responses.add(1, upstream, String(status)),
+    spans: (result, count) => our.spans.add(count, result),
+    rejectedUnparsed: (reason) => our.rejections.add(1, 'anonymous', reason),
     read,
     scrape: async (accept) => writePage(await read('all'), accept),
   };
 }
 
-function add(counter: Counter, labels: Labels, count: number): void {
-  if (count > 0) counter.inc(labels, count);
+/** A series with nothing in it would say that there was something to count. */
+function add(counter: Counter, count: number, ...labels: string[]): void {
+  if (count > 0) counter.add(count, ...labels);
 }

@@ -1,23 +1,7 @@
-// Instruments on prom-client, and what they say as plain values: to be written out, sent to another process, and added up.
+// Our instruments and Node's, and what they say as plain values: to be sent to another process, added up, and written out by prom-client.
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { Counter, collectDefaultMetrics, Gauge, Histogram, type Metric, Registry } from 'prom-client';
-
-export type { Counter, Gauge, Histogram };
-
-/** One series of a metric, or one of a histogram's for it. */
-export interface Sample {
-  readonly labels: Record<string, string | number>;
-  readonly value: number;
-  /** Where it differs from the metric's: `x_bucket`. */
-  readonly metricName?: string;
-}
-
-export interface MetricValues {
-  readonly name: string;
-  readonly help: string;
-  readonly type: string;
-  readonly values: readonly Sample[];
-}
+import { collectDefaultMetrics, type Metric, Registry } from 'prom-client';
+import { Counter, Gauge, Histogram, type MetricValues, type Sample } from './series.ts';
 
 export type Snapshot = readonly MetricValues[];
 
@@ -60,22 +44,31 @@ const GATHERED: readonly (readonly [name: RegExp, by: keyof typeof choose])[] = 
   [/^nodejs_eventloop_lag_/, 'max'],
 ];
 
-/** A registry of its own, with Node's metrics of the process in it. */
+/** Instruments of its own, and Node's metrics of the process. */
 export function createInstruments(): Instruments {
-  const registry = new Registry();
-  const registers = [registry];
-  collectDefaultMetrics({ register: registry });
-  for (const name of NOT_LINTABLE) registry.removeSingleMetric(name);
+  const node = new Registry();
+  collectDefaultMetrics({ register: node });
+  for (const name of NOT_LINTABLE) node.removeSingleMetric(name);
+  const ours: (Counter | Gauge | Histogram)[] = [];
+
+  function keep<Instrument extends Counter | Gauge | Histogram>(instrument: Instrument): Instrument {
+    ours.push(instrument);
+    return instrument;
+  }
 
   return {
-    counter: (name, help, ...labelNames) => new Counter({ name, help, labelNames, registers }),
-    gauge: (name, help, ...labelNames) => new Gauge({ name, help, labelNames, registers }),
-    histogram: (name, help, buckets, ...labelNames) => new Histogram({ name, help, buckets, labelNames, registers }),
+    counter: (name, help, ...labelNames) => keep(new Counter({ name, help, labelNames })),
+    gauge: (name, help, ...labelNames) => keep(new Gauge({ name, help, labelNames })),
+    histogram: (name, help, buckets, ...labelNames) => keep(new Histogram({ name, help, labelNames }, buckets)),
     async read(extent) {
       const metrics: MetricValues[] = [];
       const turn = createTurn();
-      for (const metric of registry.getMetricsAsArray() as unknown as Metric[]) {
-        const { name, help, type, values } = (await metric.get()) as unknown as MetricValues;
+      const readers = [
+        ...(node.getMetricsAsArray() as unknown as Metric[]).map((metric) => async () => (await metric.get()) as unknown as MetricValues),
+        ...ours.map((instrument) => async () => instrument.read()),
+      ];
+      for (const read of readers) {
+        const { name, help, type, values } = await read();
         if (extent === 'all' || type !== 'gauge') metrics.push({ name, help, type, values });
         await turn();
       }

@@ -124,13 +124,43 @@ function createCounting() {
       return structuredClone(snapshot);
     },
     count(client: string, value: number) {
-      requests.inc({ client }, value);
-      times.observe({ part: client }, value / 10);
-      for (const gauge of gauges) gauge.set({ client }, value);
+      requests.add(value, client);
+      times.observe(value / 10, client);
+      for (const gauge of gauges) gauge.set(value, client);
     },
   };
   return process;
 }
+
+t.test('series are bounded: names beyond ten thousand are gathered, and nothing is left uncounted', async (t) => {
+  const instruments = createInstruments();
+  const requests = instruments.counter('sluicegate_requests_total', 'x', 'client', 'outcome');
+  const times = instruments.histogram('sluicegate_overhead_seconds', 'x', [1, 2], 'model');
+  for (let n = 0; n < 10_050; n++) requests.add(1, `c-${n}`, n % 2 ? 'completed' : 'rejected');
+  for (let n = 0; n < 2; n++) requests.add(1, 'c-0', 'rejected');
+  for (const seconds of [0.5, 1, 1.5, 9]) times.observe(seconds, 'm');
+  const snapshot = await instruments.read('counts');
+  const values = (name: string) => snapshot.find((metric) => metric.name === name)?.values ?? [];
+  const counted = values('sluicegate_requests_total');
+  t.equal(counted.length, 9_902);
+  t.equal(
+    counted.reduce((sum, { value }) => sum + value, 0),
+    10_052,
+  );
+  t.same(
+    counted.filter(({ labels }) => labels.client === 'other').map(({ value }) => value),
+    [75, 75],
+  );
+  t.equal(counted.find(({ labels }) => labels.client === 'c-0')?.value, 3, 'a series that is there is written on');
+  t.same(
+    values('sluicegate_overhead_seconds').map(({ value }) => value),
+    [2, 3, 4, 12, 4],
+    'a bucket has its bound in it, and all that is smaller',
+  );
+  t.throws(() => requests.add(Number.NaN, 'c-0', 'completed'), TypeError);
+  t.throws(() => times.observe(Number.POSITIVE_INFINITY, 'm'), TypeError);
+  t.throws(() => requests.add(1, 'new'), TypeError, 'a label is missing');
+});
 
 t.test('the metrics of all: counts and histograms are sums, gauges what they mean, and the dead keep what they counted', async (t) => {
   const all = gatherMetrics(createInstruments());

@@ -45,6 +45,7 @@ export function recordArrival(request: FastifyRequest, nowMs: number): Exchange 
 function addressOf({ ip: given, raw }: FastifyRequest): string {
   // Against its type, Fastify has none where the client had gone before its connection was taken.
   const ip = given ?? '';
+  if (isIPv4(ip)) return ip;
   const address = /^\[(.*)\](?::\d+)?$/.exec(ip)?.[1] ?? (isIPv4(ip.replace(/:\d+$/, '')) ? ip.replace(/:\d+$/, '') : ip);
   const known = isIP(address) ? address : (raw.socket.remoteAddress ?? '');
   // An IPv4 client on a listener for both (RFC 4291 2.5.5.2).

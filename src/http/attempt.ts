@@ -84,11 +84,11 @@ export function isRefusal(status: number, upstream: Upstream): boolean {
 /** What goes up: the client's request as this upstream gets it. */
 export function requestFor(
   request: IncomingMessage,
-  { upstream, key, edit, body }: Pick<Attempt, 'upstream' | 'key' | 'edit'> & { readonly body: UpstreamRequest['body'] },
+  { outlet, key, edit, body }: Pick<AttemptParts, 'outlet' | 'key' | 'edit'> & { readonly body: UpstreamRequest['body'] },
 ): UpstreamRequest {
   const { method = 'GET', rawHeaders } = request;
-  const { pathname } = new URL(upstream.baseUrl);
-  const path = upstreamPath(edit.requestTarget, pathname === '/' ? '' : pathname, upstream.query);
+  const { upstream, basePath } = outlet;
+  const path = upstreamPath(edit.requestTarget, basePath, upstream.query);
   if (isUpgraded(request)) return { method, path, headers: handshakeHeaders(rawHeaders, upstream, key), body, upgrade: 'websocket' };
   const headers = requestHeaders(rawHeaders, upstream, key);
   return {

@@ -1,5 +1,5 @@
 // Who calls: a client's key, known only by its SHA-256, becomes the client.
-import { createHash, timingSafeEqual } from 'node:crypto';
+import { hash as digest, timingSafeEqual } from 'node:crypto';
 import type { Client, Config } from '../config.ts';
 import { GatewayError } from '../errors.ts';
 import { KEY_SUBPROTOCOL } from '../upstream/handshake.ts';
@@ -10,7 +10,11 @@ const MAX_KEY_LENGTH = 512;
 
 /** The SHA-256 of a key, as `keySha256` in the configuration holds it: 64 lower-case hexadecimal digits. */
 export function hashKey(key: string): string {
-  return createHash('sha256').update(key, 'latin1').digest('hex');
+  return digestOf(key).toString('hex');
+}
+
+function digestOf(key: string): Buffer {
+  return digest('sha256', Buffer.from(key, 'latin1'), 'buffer');
 }
 
 /**
@@ -26,7 +30,7 @@ export function createAuthenticator(config: Config): (rawHeaders: readonly strin
   const known = clients.flatMap((client) => client.keySha256.map((hash) => ({ client, hash: Buffer.from(hash, 'hex') })));
 
   return (rawHeaders) => {
-    const presented = Buffer.from(hashKey(presentedKey(rawHeaders, headers)), 'hex');
+    const presented = digestOf(presentedKey(rawHeaders, headers));
     let found: Client | undefined;
     // All are compared, whole: how long it takes tells nothing about any of them.
     for (const { client, hash } of known) if (timingSafeEqual(hash, presented)) found = client;

@@ -108,10 +108,10 @@ class RequestEntrance implements Entrance {
   }
 
   private async enter(): Promise<void> {
-    const mustRead = this.upload.body !== undefined && this.planner.mustRead(this.journey, this.call);
+    const mustRead = this.upload.hasBody && this.planner.mustRead(this.journey, this.call);
     // Who waits with its body is judged without it.
     const isWeighed =
-      this.call !== undefined && this.upload.body !== undefined && !isWaiting(this.request) && this.limiter.readsCall(this.journey.client);
+      this.call !== undefined && this.upload.hasBody && !isWaiting(this.request) && this.limiter.readsCall(this.journey.client);
     this.isRead = mustRead || isWeighed;
     if (this.isRead) this.held = holdBody(this.parts.room, this.config.server.maxRequestBodyBytes);
     else if (this.exchange.operation === undefined) this.held.letGo();
@@ -127,8 +127,7 @@ class RequestEntrance implements Entrance {
 
   private read(isWeighed: boolean): void {
     this.exchange.phase = 'upload';
-    this.upload.body?.resume();
-    this.upload.body?.once('end', () => void this.finish(isWeighed).catch((failure) => this.refuse(failure)));
+    this.upload.read(() => void this.finish(isWeighed).catch((failure) => this.refuse(failure)));
   }
 
   private async finish(isWeighed: boolean): Promise<void> {
@@ -167,7 +166,7 @@ class RequestEntrance implements Entrance {
   }
 
   get canRepeat(): boolean {
-    return this.isRead || this.upload.body === undefined;
+    return this.isRead || !this.upload.hasBody;
   }
 
   get bodyBytes(): number {
@@ -175,7 +174,7 @@ class RequestEntrance implements Entrance {
   }
 
   body(splices: readonly Splice[]): Readable | Buffer | undefined {
-    return this.isRead ? Buffer.concat(applySplices(this.held.pieces, splices)) : this.upload.body;
+    return this.isRead ? Buffer.concat(applySplices(this.held.pieces, splices)) : this.upload.stream();
   }
 
   keepForCounting(): void {

@@ -125,7 +125,7 @@ export function gatherModels(
       },
     );
     live.add(attempt);
-    return () => attempt.begin(requestFor(request, { upstream, key, edit, body: undefined }));
+    return () => attempt.begin(requestFor(request, { outlet, key, edit, body: undefined }));
   }
 
   function take(attempt: Attempt, status: number, headers: HeaderList, text: string): void {

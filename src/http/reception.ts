@@ -105,5 +105,8 @@ const CORS = {
 
 /** Headers that plugins have set; Node lists names and values flat. */
 function pluginHeaders(reply: FastifyReply): string[] {
-  return Object.entries(reply.getHeaders()).flatMap(([name, value]) => [name, String(value)]);
+  const set = reply.getHeaders();
+  const list: string[] = [];
+  for (const name in set) list.push(name, String(set[name]));
+  return list;
 }

@@ -139,7 +139,7 @@ class RouteTries implements Tries, AttemptEvents {
     const edit = this.plan.edit(target);
     const attempt = createAttempt({ clock, metrics, exchange: this.exchange, outlet, key, edit }, this);
     this.live.set(attempt, { target, furtherKeys, held: undefined });
-    attempt.begin(requestFor(this.request, { upstream, key, edit, body: this.cargo.body(edit.splices) }));
+    attempt.begin(requestFor(this.request, { outlet, key, edit, body: this.cargo.body(edit.splices) }));
   }
 
   onStart(): void {

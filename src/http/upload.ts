@@ -5,8 +5,11 @@ import type { Exchange } from '../exchange.ts';
 import { hasBody } from './stream-message.ts';
 
 export interface Upload {
-  /** The body to send, undefined where the request has none. */
-  readonly body: Readable | undefined;
+  readonly hasBody: boolean;
+  /** Reads the body to its end, for `observe` alone; `onEnd` runs when it has seen all of it. */
+  read(onEnd: () => void): void;
+  /** The body to send as it comes, undefined where the request has none. */
+  stream(): Readable | undefined;
   /** Lets go of the request: what still comes is read and dropped, so that the answer can be heard. */
   close(): void;
 }
@@ -28,38 +31,87 @@ export interface UploadOptions {
 const READ_AHEAD_BYTES = 1024 * 1024;
 
 /**
- * Opens the body of a request. The request itself is never handed on: an upstream that breaks destroys the stream that
- * it was given, and with the request's own stream the client's connection would go before it is told why.
+ * Opens the body of a request: to be read here, or to be sent as it comes. The request itself is never handed on: an upstream that
+ * breaks destroys the stream that it was given, and with the request's own stream the client's connection would go before it is told why.
  */
-export function openUpload(request: IncomingMessage, { flow, maxBytes, onTooLarge, observe }: UploadOptions): Upload {
-  if (!hasBody(request)) return { body: undefined, close: () => void request.resume() };
-  const body = new Readable({
-    highWaterMark: READ_AHEAD_BYTES,
-    read: () => void request.resume(),
-    destroy: (_, callback) => {
-      close();
-      callback(null);
-    },
-  });
+export function openUpload(request: IncomingMessage, options: UploadOptions): Upload {
+  return hasBody(request) ? new RequestUpload(request, options) : new NoUpload(request);
+}
 
-  function onData(chunk: Buffer): void {
+class NoUpload implements Upload {
+  readonly hasBody = false;
+  private readonly request: IncomingMessage;
+
+  constructor(request: IncomingMessage) {
+    this.request = request;
+  }
+
+  read(onEnd: () => void): void {
+    onEnd();
+  }
+
+  stream(): undefined {
+    return undefined;
+  }
+
+  close(): void {
+    this.request.resume();
+  }
+}
+
+class RequestUpload implements Upload {
+  readonly hasBody = true;
+  private readonly request: IncomingMessage;
+  private readonly options: UploadOptions;
+  private readonly onData = (chunk: Buffer): void => this.pass(chunk);
+  private readonly onEnd = (): void => this.finish();
+  private body: Readable | undefined;
+  private onRead: (() => void) | undefined;
+
+  constructor(request: IncomingMessage, options: UploadOptions) {
+    this.request = request;
+    this.options = options;
+    // Attached before the first read: a paused request starts to flow only when it is read, or the upstream asks.
+    request.pause();
+    request.on('data', this.onData).on('end', this.onEnd);
+  }
+
+  private pass(chunk: Buffer): void {
+    const { flow, maxBytes, onTooLarge, observe } = this.options;
     flow.bytesIn += chunk.length;
     if (flow.bytesIn > maxBytes) {
-      close();
+      this.close();
       onTooLarge();
       return;
     }
     observe?.(chunk);
-    if (!body.push(chunk)) request.pause();
-  }
-  const onEnd = () => void body.push(null);
-
-  function close(): void {
-    request.off('data', onData).off('end', onEnd).resume();
+    if (this.body !== undefined && !this.body.push(chunk)) this.request.pause();
   }
 
-  // Attached before the first read: a paused request starts to flow only when the upstream asks.
-  request.pause();
-  request.on('data', onData).on('end', onEnd);
-  return { body, close };
+  private finish(): void {
+    this.body?.push(null);
+    this.onRead?.();
+  }
+
+  read(onEnd: () => void): void {
+    this.onRead = onEnd;
+    this.request.resume();
+  }
+
+  stream(): Readable {
+    this.body ??= new Readable({
+      highWaterMark: READ_AHEAD_BYTES,
+      read: () => void this.request.resume(),
+      destroy: (_, callback) => {
+        this.close();
+        callback(null);
+      },
+    });
+    return this.body;
+  }
+
+  close(): void {
+    this.onRead = undefined;
+    this.request.off('data', this.onData).off('end', this.onEnd).resume();
+  }
 }

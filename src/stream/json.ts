@@ -253,8 +253,12 @@ function countBackslashes(text: string, start: number, end: number): number {
   return end - first;
 }
 
+/** Without escapes, and of one byte a character: what most keys and names are. */
+const PLAIN_STRING = /^"[ !#-[\]-~]*"$/;
+
 /** The text of a raw JSON string (latin1, with its quotes), or undefined where it is none. */
 export function decodeString(raw: string): string | undefined {
+  if (PLAIN_STRING.test(raw)) return raw.slice(1, -1);
   const value = decodeValue(raw);
   return typeof value === 'string' ? value : undefined;
 }

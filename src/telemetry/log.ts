@@ -12,6 +12,7 @@ export type { Logger };
 const MAX_HELD_BYTES = 4 * 1024 * 1024;
 /** The longest request id, and longer than any model's name. */
 const MAX_TEXT_LENGTH = 128;
+const PRINTABLE = /^[ -~]*$/;
 
 /**
  * The process's logger. `auto` writes lines for a person on a terminal and JSON elsewhere.
@@ -93,7 +94,8 @@ export function logExchange(log: Logger, exchange: Exchange): void {
 
 /** A text of others, so that no terminal and no line-splitter takes a part of it for its own. */
 function printable(text: string | undefined): string | undefined {
-  return text?.slice(0, MAX_TEXT_LENGTH).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, '\ufffd');
+  if (text === undefined || (text.length <= MAX_TEXT_LENGTH && PRINTABLE.test(text))) return text;
+  return text.slice(0, MAX_TEXT_LENGTH).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, '\ufffd');
 }
 
 /** What may be logged of a failure: its kind and where it was made; its message, which may have several lines, may quote anything. */

@@ -108,13 +108,15 @@ interface Branch {
 
 const OTHER: Endpoint = { endpoint: 'other', dialect: plain, operation: undefined, leaves: 'something' };
 const root = createTree();
+/** Paths without a parameter, as most are asked for. */
+const KNOWN = new Map([...Object.keys(SPECIAL), ...PATHS.trim().split(/\s+/)].map((path) => [`/v1/${path}`, find(path.split('/'))]));
 
 /**
  * The endpoint of a request, by method and raw path (without query). Paths under `/openai`, Azure's, with or without the deployment
  * in them, are the same endpoints as under `/v1`. A path that is none of the API's is `other`, plain.
  */
 export function routeEndpoint(method: string, path: string): Endpoint {
-  const leaf = find(restOf(path).split('/'));
+  const leaf = KNOWN.get(path) ?? find(restOf(path).split('/'));
   if (leaf === undefined) return OTHER;
   const { dialect, operation, leaves = 'something', method: saidOf = 'POST' } = leaf.row;
   return {

@@ -6,6 +6,8 @@ import { createKeyPool, type KeyPool } from './keys.ts';
 
 export interface Outlet {
   readonly upstream: Upstream;
+  /** The base URL's path; empty where that is at its origin. */
+  readonly basePath: string;
   readonly client: UpstreamClient;
   readonly keys: KeyPool;
   readonly health: Health;
@@ -20,10 +22,12 @@ export interface Outlet {
  * @param onFault told when the file of a key can no longer be read
  */
 export function createOutlet(upstream: Upstream, now: () => number, onFault: (fault: unknown) => void): Outlet {
+  const { pathname } = new URL(upstream.baseUrl);
   const client = createUpstreamClient(upstream);
   const keys = createKeyPool(upstream, now, onFault);
   return {
     ...{ upstream, client, keys },
+    basePath: pathname === '/' ? '' : pathname,
     health: createHealth(upstream.eject, now),
     retire() {
       keys.close();

@@ -92,7 +92,7 @@ export function createPattern(pattern: string): (name: string) => boolean {
  */
 export function modelOfPath(path: string): string | undefined {
   const name = nameIn(path);
-  if (name === undefined) return nameIn(decodeFully(path)) === undefined ? undefined : '';
+  if (name === undefined) return !path.includes('%') || nameIn(decodeFully(path)) === undefined ? undefined : '';
   try {
     return decodeURIComponent(name);
   } catch {
@@ -117,6 +117,7 @@ function nameIn(path: string): string | undefined {
 
 /** A path as whoever decodes it as often as can be reads it; a target that needs more than a few turns is not forwarded. */
 export function decodeFully(path: string): string {
+  if (!path.includes('%')) return path;
   const decoded = path.replace(/%([0-9A-Fa-f]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
   return decoded === path ? path : decodeFully(decoded);
 }

@@ -37,8 +37,12 @@ export function judgeTarget(rawTarget: string): TargetVerdict {
   return { ok: true, target: { path, query } };
 }
 
+/** What most paths are: there is nothing to decode, and no dot. */
+const OBVIOUS_PATH = /^(?:\/[\w-]+)+$/;
+
 /** Whether no reading of the path, however often decoded, leaves the folder that it names. */
 function isPlainPath(path: string): boolean {
+  if (OBVIOUS_PATH.test(path)) return true;
   let reading = path;
   for (let decodings = 0; decodings <= MAX_DECODINGS; decodings++) {
     if (/[^ -~\u0080-\u00ff]|\\/.test(reading) || reading.includes('//')) return false;

@@ -52,8 +52,10 @@ export interface AnswerEnds {
   onOutcome(outcome: Outcome): void;
 }
 
-export interface Answer extends Taker {
+export interface Answer {
   readonly relay: Relay;
+  /** Of the upstream's body. */
+  readonly taker: Taker;
 }
 
 /** Sends the head down, at once, and makes ready for the body. */
@@ -70,9 +72,7 @@ export function beginAnswer(status: number, headers: HeaderList, journey: Journe
   if (!head.isEventStream && onStream(response) === undefined) sendWithRest(response.socket);
   response.flushHeaders();
   const relay = startRelay(head, status, journey, parts, ends);
-  return status >= 400 && key !== undefined
-    ? maskedAnswer(relay, key)
-    : { relay, chunk: (bytes) => relay.chunk(bytes), end: () => relay.end() };
+  return { relay, taker: status >= 400 && key !== undefined ? createMaskedTaker(relay, key) : relay };
 }
 
 /**
@@ -143,10 +143,9 @@ function startRelay(head: ResponseHead, status: number, journey: Journey, parts:
 }
 
 /** Bytes of an error answer pass through a mask, should they quote the key that was injected. */
-function maskedAnswer(relay: Relay, key: string): Answer {
+function createMaskedTaker(relay: Taker, key: string): Taker {
   const mask = createKeyMask(key);
   return {
-    relay,
     chunk: (bytes) => relay.chunk(mask.next(bytes)),
     end() {
       relay.chunk(mask.rest());

@@ -96,9 +96,9 @@ export function forward(journey: Journey, station: Station, admit: Admit): void 
     }
     // Providers quote part of a key that they refuse, so none of such an answer goes on.
     if (status === 401 && attempt.key !== undefined) return void fail('upstream_auth', 'upstream_error');
-    if (answer !== undefined) return isPlainStream(status, headers) ? answer : createLateAnswer(status, attempt.key, failLate);
-    if (plan?.shows !== undefined && status < 300) return createModelList(plan.shows, headers, (own) => begin(attempt, status, own));
-    return begin(attempt, status, headers);
+    if (answer !== undefined) return isPlainStream(status, headers) ? answer.taker : createLateAnswer(status, attempt.key, failLate);
+    if (plan?.shows !== undefined && status < 300) return createModelList(plan.shows, headers, (own) => begin(attempt, status, own).taker);
+    return begin(attempt, status, headers).taker;
   }
 
   function begin(attempt: Attempt | undefined, status: number, headers: HeaderList): Answer {

@@ -7,6 +7,7 @@ import { createSessionMeter } from '../stream/session.ts';
 import { createSessionReader } from '../upstream/dialects/realtime.ts';
 import { type HeaderList, responseHead } from '../upstream/headers.ts';
 import { type Answer, answerError, beginAnswer, type Journey } from './answer.ts';
+import type { Taker } from './asking.ts';
 import type { Attempt } from './attempt.ts';
 import { type Passage, reasonOf, type Station } from './forward.ts';
 import type { Admit } from './limits.ts';
@@ -60,7 +61,7 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
     settle(outcome);
   }
 
-  function onRefused({ upstream, key, sentAtMs = clock.now() }: Attempt, status: number, headers: HeaderList): Answer | undefined {
+  function onRefused({ upstream, key, sentAtMs = clock.now() }: Attempt, status: number, headers: HeaderList): Taker | undefined {
     exchange.ttfbMs = clock.now() - exchange.startedAtMs;
     if (status === 401 && key !== undefined) {
       fail('upstream_auth', 'upstream_error');
@@ -68,7 +69,7 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
     }
     const source = { pause: () => tries?.leading?.pause(), resume: () => tries?.leading?.resume(), abort: () => tries?.abort() };
     answer = beginAnswer(status, headers, journey, station, { source, upstream, key, sentAtMs, strip: undefined, onOutcome: settle });
-    return answer;
+    return answer.taker;
   }
 
   function onSwitch({ upstream, key }: Attempt, headers: HeaderList, upstreamSocket: Socket): void {

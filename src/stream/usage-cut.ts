@@ -9,7 +9,8 @@ export const MAX_EVENT_BYTES = 1_048_576;
 const MAX_ZEROS_BYTES = 1024;
 const BOM = '\xef\xbb\xbf';
 const DATA = 'data:';
-const USAGE = '"usage"';
+/** Without its first quote, as choices.ts looks for keys. */
+const USAGE = 'usage"';
 /** How OpenAI ends each event but the last where it is asked. */
 const NULL_AT_END = ',"usage":null}\n\n';
 
@@ -296,12 +297,12 @@ class MemberCut implements UsageCut {
   passWhole(bytes: string): string | undefined {
     if (!endsInBlankLine(bytes) || !this.isOutsideLine() || this.isUncut || !this.choices.areUnmoved(bytes)) return undefined;
     const usage = bytes.indexOf(USAGE);
-    const isNull = usage >= 0 && this.strip.final && usage === bytes.length - NULL_AT_END.length + 1 && isOneEvent(bytes, NULL_AT_END);
+    const isNull = usage >= 0 && this.strip.final && usage === bytes.length - NULL_AT_END.length + 2 && isOneEvent(bytes, NULL_AT_END);
     if (usage >= 0 && !isNull) return undefined;
     this.release();
     this.suspended = START;
     this.walked += bytes.length;
-    return isNull ? `${bytes.slice(0, usage - 1)}}\n\n` : bytes;
+    return isNull ? `${bytes.slice(0, usage - 2)}}\n\n` : bytes;
   }
 
   walk(bytes: string, start: number): number {
@@ -350,7 +351,8 @@ function endsInBlankLine(bytes: string): boolean {
 
 /** One line of data, not too long, with this ending. */
 function isOneEvent(bytes: string, ending: string): boolean {
-  return bytes.length <= MAX_EVENT_BYTES && bytes.startsWith(DATA) && bytes.endsWith(ending) && !/[\r\n]/.test(bytes.slice(0, -2));
+  const isOneLine = bytes.indexOf('\n') === bytes.length - 2 && !bytes.includes('\r');
+  return isOneLine && bytes.length <= MAX_EVENT_BYTES && bytes.startsWith(DATA) && bytes.endsWith(ending);
 }
 
 /** A member with an object in which all numbers are zero: Ollama puts that on every chunk, where it is asked for usage. */

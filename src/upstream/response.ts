@@ -48,6 +48,9 @@ const STATUS_LINE = /^HTTP\/1\.([01]) ([1-9]\d\d)(?: [\t -~\x80-\xff]*)?$/;
 const FIELD_NAME = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
 const FIELD_VALUE = /^[\t -~\x80-\xff]*$/;
 
+/** Of a chunk that is in one read. */
+const MAX_QUICK_DIGITS = 6;
+
 const CR = 13;
 const LF = 10;
 const SEMICOLON = 59;
@@ -108,6 +111,10 @@ class StrictReader implements ResponseReader {
   }
 
   private step(bytes: Buffer, at: number): number | ResponseFault {
+    if (this.place === 'size' && this.digits === 0) {
+      const next = this.readWholeChunk(bytes, at);
+      if (next > at) return next;
+    }
     if (this.place === 'chunk' || this.place === 'length') return this.readCounted(bytes, at);
     if (this.place === 'head' || this.place === 'trailer') return this.readFields(bytes, at);
     if (this.place === 'untilEnd') {
@@ -115,6 +122,21 @@ class StrictReader implements ResponseReader {
       return bytes.length;
     }
     return this.readChunkFraming(bytes, at);
+  }
+
+  /** A chunk that is here from its size to its end, as those of events are. Returns `at` where it is not, or is the last: then it is read byte by byte. */
+  private readWholeChunk(bytes: Buffer, at: number): number {
+    let start = at;
+    let size = 0;
+    for (let digit = hexOf(bytes[start]!); digit >= 0 && start < at + MAX_QUICK_DIGITS; digit = hexOf(bytes[++start]!))
+      size = size * 16 + digit;
+    if (size === 0 || bytes[start] !== CR || bytes[start + 1] !== LF) return at;
+    start += 2;
+    const end = start + size;
+    // Before these bytes are told, all that frames them has come.
+    if (end + 2 > bytes.length || bytes[end] !== CR || bytes[end + 1] !== LF) return at;
+    this.events.onChunk(bytes.subarray(start, end));
+    return end + 2;
   }
 
   private readCounted(bytes: Buffer, at: number): number {

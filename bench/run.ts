@@ -77,7 +77,7 @@ function createStage(scenario: Scenario, { generators, cores }: RunParts, redisU
     isTls: scenario.isTls ?? false,
     caFile: generators.caFile,
     workers,
-    cpus: workers > 1 ? cores.pair : cores.contender,
+    cpus: scenario.isOnPair ? cores.pair : cores.contender,
     redisUrl,
     folder: mkdtempSync(join(folder, 'contender-')),
   });

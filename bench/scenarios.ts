@@ -16,6 +16,8 @@ export interface Scenario {
   readonly promptBytes: number;
   readonly isTls?: true;
   readonly workers?: number;
+  /** On the cores of contenders with two workers, beside the generators, whatever its own number. */
+  readonly isOnPair?: true;
   /** Limits counted in Redis, for who can count. */
   readonly hasRedis?: true;
   readonly contenders: 'all' | 'main';
@@ -97,6 +99,13 @@ const memoryCurve = [1000, 5000].map((streams): Scenario => {
 
 export const scenarios: readonly Scenario[] = [
   { ...paced, isQuick: true },
+  {
+    ...paced,
+    name: 'long',
+    about: '200 streams of 1,000 events at 100 a second: 20,000 events and 20 calls a second, so what an event costs and not a call',
+    events: 1000,
+    maxRounds: 3,
+  },
   { ...paced, name: 'instant', about: 'the same, all begun at one instant and then in step: the hardest case for p99', start: 'instant' },
   { ...single, isQuick: true },
   { ...single, name: 'request-100KB', about: 'the same with requests of 100 KB', promptBytes: 100_000 },
@@ -160,6 +169,7 @@ export const scenarios: readonly Scenario[] = [
     contenders: 'main',
   },
   { ...paced, name: 'tls', about: 'as paced, over TLS to the upstream, as a real provider has it', isTls: true },
-  { ...paced, name: 'two-workers', about: 'as paced, with two workers', workers: 2 },
+  { ...paced, name: 'one-worker', about: 'as paced, on both cores, beside the generators', isOnPair: true, contenders: 'main' },
+  { ...paced, name: 'two-workers', about: 'the same with two workers', workers: 2, isOnPair: true, contenders: 'main' },
   ...matrix,
 ];

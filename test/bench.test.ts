@@ -136,7 +136,7 @@ t.test('what the command line cannot mean is said, and what would be right', asy
     ['paced', /'paced'/],
     ['--seconds', /--seconds.*missing/],
     ['--quick=yes', /--quick/],
-    ['--only paced,nix', /"nix"; there are paced, instant, /],
+    ['--only paced,nix', /"nix"; there are paced, long, instant, /],
     ['--only paced,', /""; there are paced/],
     ['--contenders nginx,Nginx', /"Nginx"; there are direct, nginx, sluicegate, litellm$/],
     ['--contenders litellm --only memory-1000', /litellm takes no part in memory-1000/],

@@ -46,9 +46,25 @@ export function isJsonRequest({ method, headers }: IncomingMessage): boolean {
 /** Whether there is one reading of the bytes as JSON: an upstream that goes by another charset, or by a second header, reads other keys. */
 function isPlainJson(request: IncomingMessage): boolean {
   if (!isJsonRequest(request) || request.headers['content-encoding'] !== undefined) return false;
-  const types = request.rawHeaders.filter((name, at) => at % 2 === 0 && name.length === 12 && name.toLowerCase() === 'content-type');
-  const charsets = (request.headers['content-type'] ?? '').matchAll(/charset\s*=\s*["']?([^"';\s]*)/gi);
-  return types.length === 1 && [...charsets].every(([, charset = '']) => /^(?:utf-?8|us-ascii)$/i.test(charset));
+  return hasOneType(request.rawHeaders) && charsetsOf(request.headers['content-type'] ?? '').every(isUtf8);
+}
+
+function hasOneType(rawHeaders: readonly string[]): boolean {
+  let types = 0;
+  for (let at = 0; at < rawHeaders.length; at += 2) {
+    const name = rawHeaders[at]!;
+    if (name.length === 12 && name.toLowerCase() === 'content-type') types++;
+  }
+  return types === 1;
+}
+
+function charsetsOf(type: string): string[] {
+  if (!type.includes(';')) return [];
+  return Array.from(type.matchAll(/charset\s*=\s*["']?([^"';\s]*)/gi), ([, charset = '']) => charset);
+}
+
+function isUtf8(charset: string): boolean {
+  return /^(?:utf-?8|us-ascii)$/i.test(charset);
 }
 
 /** Undefined where the request's body cannot be read here: it is no JSON, compressed, or of an encoding that is not UTF-8. */

@@ -224,10 +224,19 @@ function takeRequests(server: Server, handler: RequestListener, options: Listene
  * transfer codings before `chunked`, which would be taken off here and not be told upstream, or from an HTTP/1.0 client
  * (RFC 9112 6.1), and a second Host (3.2).
  */
-function isUnambiguous({ httpVersion, headers, headersDistinct }: IncomingMessage): boolean {
+function isUnambiguous({ httpVersion, headers, rawHeaders }: IncomingMessage): boolean {
   const coding = headers['transfer-encoding'];
   if (coding !== undefined && (coding.toLowerCase() !== 'chunked' || httpVersion !== '1.1')) return false;
-  return (httpVersion === '1.1' || httpVersion === '1.0') && (headersDistinct.host?.length ?? 0) < 2;
+  return (httpVersion === '1.1' || httpVersion === '1.0') && countHosts(rawHeaders) < 2;
+}
+
+function countHosts(rawHeaders: readonly string[]): number {
+  let hosts = 0;
+  for (let at = 0; at < rawHeaders.length; at += 2) {
+    const name = rawHeaders[at]!;
+    if (name.length === 4 && name.toLowerCase() === 'host') hosts++;
+  }
+  return hosts;
 }
 
 /** The error of llhttp or of Node's own timeouts, as one of ours. */

@@ -52,8 +52,13 @@ export function createReception({ current, ledger, limiter, tracer, now }: Recep
     const { requestTarget, client } = admit(request, exchange, gates);
     reply.hijack();
     const journey = {
-      ...{ exchange, requestTarget, client, endpoint: exchange.endpoint },
-      ...{ request: request.raw, response: reply.raw, ownHeaders: pluginHeaders(reply) },
+      exchange,
+      requestTarget,
+      client,
+      endpoint: exchange.endpoint,
+      request: request.raw,
+      response: reply.raw,
+      ownHeaders: pluginHeaders(reply),
     };
     const begin = requestTarget.path === PROBE_PATH ? probe : isUpgraded(request.raw) ? tunnel : forward;
     begin(journey, station, limiter.admit(request, exchange, client));

@@ -52,6 +52,13 @@ class ResponseSink implements Sink {
     this.response.end();
   }
 
+  together(act: () => void): void {
+    const { socket } = this.response;
+    socket?.cork();
+    act();
+    socket?.uncork();
+  }
+
   cut(): void {
     const { socket } = this.response;
     if (socket === null || socket.destroyed) return;
@@ -112,6 +119,7 @@ function createStreamSink(response: StreamResponse, onDrain: () => void, graceMs
       return typeof bytes === 'string' ? stream.write(bytes, 'latin1') : stream.write(bytes);
     },
     end: () => void response.end(),
+    together: (act) => act(),
     cut: close,
     cutGently: () => destroyAfter(READ_GRACE_MS, close),
     destroy,

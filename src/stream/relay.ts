@@ -11,6 +11,8 @@ export interface Sink {
   write(bytes: string | Buffer): boolean;
   /** Completes the body. */
   end(): void;
+  /** What `act` sends goes out in one write, where that can be. */
+  together(act: () => void): void;
   /** Closes the connection with the body incomplete, after what is held has gone out. */
   cut(): void;
   /** As `cut`, but leaves the client a moment to read what was just sent. */
@@ -119,6 +121,7 @@ class BodyRelay implements Relay {
   private readonly readable: Meter | undefined;
   /** Made once, as they are handed on for every piece and beat. */
   private readonly flushSoon = () => this.flush();
+  private readonly endNow = () => this.conclude();
   private readonly meaning = () => this.meaningCount();
   private readonly silence: Silence;
 
@@ -279,6 +282,10 @@ class BodyRelay implements Relay {
   }
 
   end(): void {
+    this.sink.together(this.endNow);
+  }
+
+  private conclude(): void {
     this.flush();
     if (this.state === 'unheard') this.finish('client_closed');
     if (this.state === 'over' || this.state === 'ending') return;

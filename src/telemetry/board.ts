@@ -4,7 +4,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Exchange } from '../exchange.ts';
 import { outputSoFar } from '../spending.ts';
 import { MODEL_NAME } from './model-names.ts';
-import { add, type EndingView, MAX_RECENT, MAX_STREAMS, type StreamView, type Totals, type View } from './view.ts';
+import { type EndingView, MAX_RECENT, MAX_STREAMS, type StreamView, type Totals, type View } from './view.ts';
 
 export type BoardView = Pick<View, 'streamCount' | 'tokensPerSecond' | 'streams' | 'totals' | 'history' | 'recent'>;
 
@@ -112,13 +112,26 @@ export function createBoard(live: () => Iterable<Exchange>, now: () => number, s
       flowed += outputSoFar(meter) - (marks.get(exchange)?.tokens ?? 0);
       const inputTokens = tokens?.inputSource && tokens.input;
       const outputTokens = tokens?.outputSource && tokens.output;
-      add(totals, {
-        ...{ requests: 1, outcomes: { [outcome]: 1 }, costUsd: costNanoUsd / 1e9 },
-        ...{ inputTokens: inputTokens ?? 0, outputTokens: outputTokens ?? 0 },
-      });
+      totals.requests += 1;
+      totals.outcomes[outcome] = (totals.outcomes[outcome] ?? 0) + 1;
+      totals.inputTokens += inputTokens ?? 0;
+      totals.outputTokens += outputTokens ?? 0;
+      totals.costUsd += costNanoUsd / 1e9;
       recent.push({
-        ...{ requestId, client, upstream, model: modelOf(exchange), endpoint, status, outcome, phase, durationMs, ttftMs },
-        ...{ cause: exchange.rejection ?? exchange.cause, endedAt: Date.now(), inputTokens, outputTokens },
+        requestId,
+        client,
+        upstream,
+        model: modelOf(exchange),
+        endpoint,
+        status,
+        outcome,
+        phase,
+        durationMs,
+        ttftMs,
+        cause: exchange.rejection ?? exchange.cause,
+        endedAt: Date.now(),
+        inputTokens,
+        outputTokens,
       });
       if (recent.length > 2 * MAX_RECENT) recent.splice(0, MAX_RECENT);
     },

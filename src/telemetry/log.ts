@@ -85,11 +85,31 @@ export function logExchange(log: Logger, exchange: Exchange): void {
   const { requestId, method, client, upstream, endpoint, status, outcome, rejection, cause, phase, meter } = exchange;
   const { bytesIn, bytesOut, attempts, remoteAddress, traceId, tokens, costNanoUsd } = exchange;
   const tried = attempts > 1 ? exchange.tried : undefined;
-  const times = { ttfbMs: rounded(exchange.ttfbMs), ttftMs: rounded(exchange.ttftMs), durationMs: rounded(exchange.durationMs) };
-  const named = { requestId: printable(requestId), client, upstream, model: printable(meter?.model), method, endpoint };
-  const facts = { ...named, status, outcome, rejection, cause, phase, ...times, tokens: tokens && tokenFacts(tokens), bytesIn, bytesOut };
-  const costUsd = costNanoUsd === undefined ? undefined : costNanoUsd / 1e9;
-  log.info({ ...facts, costUsd, attempts, tried, remoteAddress: printable(remoteAddress), traceId }, 'request');
+  const facts = {
+    requestId: printable(requestId),
+    client,
+    upstream,
+    model: printable(meter?.model),
+    method,
+    endpoint,
+    status,
+    outcome,
+    rejection,
+    cause,
+    phase,
+    ttfbMs: rounded(exchange.ttfbMs),
+    ttftMs: rounded(exchange.ttftMs),
+    durationMs: rounded(exchange.durationMs),
+    tokens: tokens && tokenFacts(tokens),
+    bytesIn,
+    bytesOut,
+    costUsd: costNanoUsd === undefined ? undefined : costNanoUsd / 1e9,
+    attempts,
+    tried,
+    remoteAddress: printable(remoteAddress),
+    traceId,
+  };
+  log.info(facts, 'request');
 }
 
 /** A text of others, so that no terminal and no line-splitter takes a part of it for its own. */

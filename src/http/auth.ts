@@ -1,5 +1,5 @@
 // Who calls: a client's key, known only by its SHA-256, becomes the client.
-import { hash as digest, timingSafeEqual } from 'node:crypto';
+import { hash, timingSafeEqual } from 'node:crypto';
 import type { Client, Config } from '../config.ts';
 import { GatewayError } from '../errors.ts';
 import { KEY_SUBPROTOCOL } from '../upstream/handshake.ts';
@@ -10,11 +10,7 @@ const MAX_KEY_LENGTH = 512;
 
 /** The SHA-256 of a key, as `keySha256` in the configuration holds it: 64 lower-case hexadecimal digits. */
 export function hashKey(key: string): string {
-  return digestOf(key).toString('hex');
-}
-
-function digestOf(key: string): Buffer {
-  return digest('sha256', Buffer.from(key, 'latin1'), 'buffer');
+  return hash('sha256', Buffer.from(key, 'latin1'), 'hex');
 }
 
 /**
@@ -27,13 +23,13 @@ export function createAuthenticator(config: Config): (rawHeaders: readonly strin
   if (clients.length === 0) return () => undefined;
   const isPassthrough = config.upstreams.some(({ auth }) => auth === 'passthrough');
   const headers: readonly string[] = isPassthrough ? ['x-sluicegate-key'] : [...credentialHeaders, 'sec-websocket-protocol'];
-  const known = clients.flatMap((client) => client.keySha256.map((hash) => ({ client, hash: Buffer.from(hash, 'hex') })));
+  const known = clients.flatMap((client) => client.keySha256.map((sha256) => ({ client, digest: Buffer.from(sha256, 'hex') })));
 
   return (rawHeaders) => {
-    const presented = digestOf(presentedKey(rawHeaders, headers));
+    const presented = Buffer.from(hashKey(presentedKey(rawHeaders, headers)), 'hex');
     let found: Client | undefined;
     // All are compared, whole: how long it takes tells nothing about any of them.
-    for (const { client, hash } of known) if (timingSafeEqual(hash, presented)) found = client;
+    for (const { client, digest } of known) if (timingSafeEqual(digest, presented)) found = client;
     if (found === undefined) throw new GatewayError('invalid_api_key');
     return found;
   };

@@ -35,32 +35,11 @@ const READ_AHEAD_BYTES = 1024 * 1024;
  * breaks destroys the stream that it was given, and with the request's own stream the client's connection would go before it is told why.
  */
 export function openUpload(request: IncomingMessage, options: UploadOptions): Upload {
-  return hasBody(request) ? new RequestUpload(request, options) : new NoUpload(request);
-}
-
-class NoUpload implements Upload {
-  readonly hasBody = false;
-  private readonly request: IncomingMessage;
-
-  constructor(request: IncomingMessage) {
-    this.request = request;
-  }
-
-  read(onEnd: () => void): void {
-    onEnd();
-  }
-
-  stream(): undefined {
-    return undefined;
-  }
-
-  close(): void {
-    this.request.resume();
-  }
+  return new RequestUpload(request, options);
 }
 
 class RequestUpload implements Upload {
-  readonly hasBody = true;
+  readonly hasBody: boolean;
   private readonly request: IncomingMessage;
   private readonly options: UploadOptions;
   private readonly onData = (chunk: Buffer): void => this.pass(chunk);
@@ -71,6 +50,8 @@ class RequestUpload implements Upload {
   constructor(request: IncomingMessage, options: UploadOptions) {
     this.request = request;
     this.options = options;
+    this.hasBody = hasBody(request);
+    if (!this.hasBody) return;
     // Attached before the first read: a paused request starts to flow only when it is read, or the upstream asks.
     request.pause();
     request.on('data', this.onData).on('end', this.onEnd);
@@ -98,7 +79,8 @@ class RequestUpload implements Upload {
     this.request.resume();
   }
 
-  stream(): Readable {
+  stream(): Readable | undefined {
+    if (!this.hasBody) return undefined;
     this.body ??= new Readable({
       highWaterMark: READ_AHEAD_BYTES,
       read: () => void this.request.resume(),

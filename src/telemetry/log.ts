@@ -14,6 +14,9 @@ const MAX_HELD_BYTES = 4 * 1024 * 1024;
 const MAX_TEXT_LENGTH = 128;
 const PRINTABLE = /^[ -~]*$/;
 
+/** Where loggers write that write JSON. */
+const jsonLines = new WeakMap<Logger, DestinationStream>();
+
 /**
  * The process's logger. `auto` writes lines for a person on a terminal and JSON elsewhere.
  * @param destination where lines go; standard output if absent
@@ -23,7 +26,11 @@ export function createLogger(config: Config['log'], isTerminal: boolean, destina
   const options = { level: config.level, base: null, timestamp: pino.stdTimeFunctions.isoTime };
   // Node writes to a terminal synchronously: one that is held with Ctrl-S would hold every stream.
   const lines = destination ?? (isTerminal ? pino.destination({ dest: stdout.fd, sync: false }) : createBoundedLines(stdout));
-  if (!isPretty) return pino(options, lines);
+  if (!isPretty) {
+    const log = pino(options, lines);
+    jsonLines.set(log, lines);
+    return log;
+  }
   const format = prettyFactory({ ...prettyOptions, colorize: isTerminal });
   return pino(options, { write: (line) => lines.write(format(line)) });
 }
@@ -109,7 +116,14 @@ export function logExchange(log: Logger, exchange: Exchange): void {
     remoteAddress: printable(remoteAddress),
     traceId,
   };
-  log.info(facts, 'request');
+  const lines = jsonLines.get(log);
+  if (lines === undefined) log.info(facts, 'request');
+  else if (log.isLevelEnabled('info')) lines.write(requestLine(facts));
+}
+
+/** The line that pino would write; it takes three times as long, for it looks for a serializer of each fact. */
+function requestLine(facts: object): string {
+  return `{"level":30,"time":"${new Date().toISOString()}",${JSON.stringify(facts).slice(1, -1)},"msg":"request"}\n`;
 }
 
 /** A text of others, so that no terminal and no line-splitter takes a part of it for its own. */
@@ -125,10 +139,15 @@ export function faultFacts(failure: unknown): { fault: string; at?: string } {
   return place === undefined ? { fault: failure.name } : { fault: failure.name, at: place.trim() };
 }
 
-function tokenFacts({ input, output, inputSource, outputSource, ...details }: NonNullable<Exchange['tokens']>): Record<string, unknown> {
-  const given = Object.entries(details).filter(([, count]) => count !== 0);
-  return { input: inputSource && input, output: outputSource && output, ...Object.fromEntries(given), inputSource, outputSource };
+function tokenFacts(used: NonNullable<Exchange['tokens']>): Record<string, unknown> {
+  const { input, output, inputSource, outputSource } = used;
+  const facts: Record<string, unknown> = { input: inputSource && input, output: outputSource && output, inputSource, outputSource };
+  for (const part of PARTS) if (used[part]) facts[part] = used[part];
+  return facts;
 }
+
+/** Of input and output; told where there are any. */
+const PARTS = ['cachedInput', 'cacheWrite', 'reasoning', 'audioInput', 'audioOutput', 'cachedAudioInput'] as const;
 
 function rounded(ms: number | undefined): number | undefined {
   return ms === undefined ? undefined : Math.round(ms * 10) / 10;

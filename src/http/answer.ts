@@ -69,19 +69,20 @@ export function beginAnswer(status: number, headers: HeaderList, journey: Journe
   exchange.requestId = head.requestId;
   exchange.meter = meterFor(head, status, journey, parts.tokenizer);
   response.writeHead(status, head.headers);
-  if (!head.isEventStream && onStream(response) === undefined) sendWithRest(response.socket);
+  if (onStream(response) === undefined) sendWithRest(response.socket);
   response.flushHeaders();
   const relay = startRelay(head, status, journey, parts, ends);
   return { relay, taker: status >= 400 && key !== undefined ? createMaskedTaker(relay, key) : relay };
 }
 
 /**
- * A short answer, read whole along with its head, goes out with it in one write: 4 to 19 % of what such a call costs. Not so an
- * event stream: its first event would come later than in a write of its own (first tokens by 12 %).
+ * What of the body was read along with the head goes out with it in one write: 4 to 19 % of what a short call costs, 15 % of a short
+ * stream, and its first event comes 3 % earlier. The relay sends at the end of the microtasks that this one goes behind; a head that
+ * came alone goes at once.
  */
 function sendWithRest(socket: Socket | null): void {
   socket?.cork();
-  queueMicrotask(() => socket?.uncork());
+  queueMicrotask(() => queueMicrotask(() => socket?.uncork()));
 }
 
 /** Sends an error made here as the whole answer. */

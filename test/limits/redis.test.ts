@@ -197,8 +197,9 @@ t.test('three replicas', { skip: isRedisMissing }, async (t) => {
     const order = { kind: 'load', caller: 'load', limits: { ...none, requestsPerMinute: limit }, forMs: 1_700 } as const;
     const asked = (await Promise.all(replicas.map(({ obey }) => obey(order)))).flat();
     const admitted = asked.filter(([, , isAdmitted]) => isAdmitted);
-    // A request was decided between its sending and its answer; the processes' clocks agree within this.
-    const slackMs = 2;
+    // A request was decided between its sending and its answer; the processes' clocks and Redis's agree within this, also where
+    // the machine's is being put right.
+    const slackMs = 10;
     const sent = admitted.map(([sentMs]) => sentMs).sort((one, other) => one - other);
     const answered = admitted.map(([, answeredMs]) => answeredMs).sort((one, other) => one - other);
     const before = (times: readonly number[], ms: number) => times.filter((time) => time < ms).length;

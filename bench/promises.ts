@@ -98,7 +98,7 @@ const promises: readonly Promised[] = [
   },
   {
     // What is left of a core where one has to do more for each event: 1.8 times the streams.
-    text: 'CPU per event of two workers over one on the same cores',
+    text: 'CPU per event of two workers over one with half the streams',
     scenario: 'two-workers',
     figure: 'cpuPerEventUs',
     as: 'growth',

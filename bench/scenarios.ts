@@ -169,7 +169,14 @@ export const scenarios: readonly Scenario[] = [
     contenders: 'main',
   },
   { ...paced, name: 'tls', about: 'as paced, over TLS to the upstream, as a real provider has it', isTls: true },
-  { ...paced, name: 'one-worker', about: 'as paced, on both cores, beside the generators', isOnPair: true, contenders: 'main' },
-  { ...paced, name: 'two-workers', about: 'the same with two workers', workers: 2, isOnPair: true, contenders: 'main' },
+  {
+    ...paced,
+    name: 'one-worker',
+    about: 'half of paced, 100 streams, on both cores beside the generators: what one of two workers has to do',
+    streams: 100,
+    isOnPair: true,
+    contenders: 'main',
+  },
+  { ...paced, name: 'two-workers', about: 'as paced, with two workers on the same cores', workers: 2, isOnPair: true, contenders: 'main' },
   ...matrix,
 ];

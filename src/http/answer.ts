@@ -77,8 +77,8 @@ export function beginAnswer(status: number, headers: HeaderList, journey: Journe
 
 /**
  * What of the body was read along with the head goes out with it in one write: 4 to 19 % of what a short call costs, 15 % of a short
- * stream, and its first event comes 3 % earlier. The relay sends at the end of the microtasks that this one goes behind; a head that
- * came alone goes at once.
+ * stream, and its first event comes 3 % earlier. The relay sends what one read has brought in a microtask of that read; this goes
+ * behind it. A head that came alone waits for nothing.
  */
 function sendWithRest(socket: Socket | null): void {
   socket?.cork();

@@ -5,6 +5,7 @@ import { decodeString, type Member } from '../stream/json.ts';
 import { createJsonBody, type JsonBody } from '../stream/json-body.ts';
 import { askedMembers, MAX_OPTIONS_BYTES } from '../upstream/ask.ts';
 import type { Leaves } from '../upstream/endpoints.ts';
+import { countHeader } from '../upstream/headers.ts';
 import type { Splice } from '../upstream/splice.ts';
 
 /** By the APIs' ages: completions, chat, Responses. */
@@ -46,16 +47,7 @@ export function isJsonRequest({ method, headers }: IncomingMessage): boolean {
 /** Whether there is one reading of the bytes as JSON: an upstream that goes by another charset, or by a second header, reads other keys. */
 function isPlainJson(request: IncomingMessage): boolean {
   if (!isJsonRequest(request) || request.headers['content-encoding'] !== undefined) return false;
-  return hasOneType(request.rawHeaders) && charsetsOf(request.headers['content-type'] ?? '').every(isUtf8);
-}
-
-function hasOneType(rawHeaders: readonly string[]): boolean {
-  let types = 0;
-  for (let at = 0; at < rawHeaders.length; at += 2) {
-    const name = rawHeaders[at]!;
-    if (name.length === 12 && name.toLowerCase() === 'content-type') types++;
-  }
-  return types === 1;
+  return countHeader(request.rawHeaders, 'content-type') === 1 && charsetsOf(request.headers['content-type'] ?? '').every(isUtf8);
 }
 
 function charsetsOf(type: string): string[] {

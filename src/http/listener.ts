@@ -3,6 +3,7 @@ import { createServer, type IncomingMessage, METHODS, type RequestListener, type
 import type { Socket } from 'node:net';
 import { type FastifyInstance, fastify } from 'fastify';
 import { detailOf, type ErrorCode, errorBody, errorTable, GatewayError } from '../errors.ts';
+import { countHeader } from '../upstream/headers.ts';
 import { letGoInTurns } from './crowd.ts';
 import { closeGently, refuse } from './refuse.ts';
 import { type Credentials, createSecureServer, HTTP1 } from './secure.ts';
@@ -227,16 +228,7 @@ function takeRequests(server: Server, handler: RequestListener, options: Listene
 function isUnambiguous({ httpVersion, headers, rawHeaders }: IncomingMessage): boolean {
   const coding = headers['transfer-encoding'];
   if (coding !== undefined && (coding.toLowerCase() !== 'chunked' || httpVersion !== '1.1')) return false;
-  return (httpVersion === '1.1' || httpVersion === '1.0') && countHosts(rawHeaders) < 2;
-}
-
-function countHosts(rawHeaders: readonly string[]): number {
-  let hosts = 0;
-  for (let at = 0; at < rawHeaders.length; at += 2) {
-    const name = rawHeaders[at]!;
-    if (name.length === 4 && name.toLowerCase() === 'host') hosts++;
-  }
-  return hosts;
+  return (httpVersion === '1.1' || httpVersion === '1.0') && countHeader(rawHeaders, 'host') < 2;
 }
 
 /** The error of llhttp or of Node's own timeouts, as one of ours. */

@@ -155,3 +155,12 @@ export function headerValue(headers: readonly string[], lowerName: string): stri
   }
   return undefined;
 }
+
+/** How often a header is there, whatever the case of its name. */
+export function countHeader(headers: readonly string[], lowerName: string): number {
+  let count = 0;
+  for (let i = 0; i < headers.length; i += 2) {
+    if (headers[i]!.length === lowerName.length && headers[i]!.toLowerCase() === lowerName) count++;
+  }
+  return count;
+}

@@ -158,7 +158,7 @@ class BracketWalk implements ChoicesWalk {
   }
 }
 
-/** No key can be written in another way: keys are compared as they are written, here and where they are walked. */
+/** How keys end. None can be written in another way: they are compared as they are written, here and where they are walked. */
 const INDEX = 'index"';
 const FINISH_REASON = 'finish_reason"';
 

@@ -63,12 +63,8 @@ export function createInstruments(): Instruments {
     async read(extent) {
       const metrics: MetricValues[] = [];
       const turn = createTurn();
-      const readers = [
-        ...(node.getMetricsAsArray() as unknown as Metric[]).map((metric) => async () => (await metric.get()) as unknown as MetricValues),
-        ...ours.map((instrument) => async () => instrument.read()),
-      ];
-      for (const read of readers) {
-        const { name, help, type, values } = await read();
+      for (const metric of [...(node.getMetricsAsArray() as unknown as Metric[]), ...ours]) {
+        const { name, help, type, values } = (await metric.get()) as unknown as MetricValues;
         if (extent === 'all' || type !== 'gauge') metrics.push({ name, help, type, values });
         await turn();
       }

@@ -89,8 +89,8 @@ abstract class Metric<Cell> {
 
   protected abstract samplesOf(row: Row<Cell>): readonly Sample[];
 
-  /** What it says now. */
-  read(): MetricValues {
+  /** What it says now; called as prom-client's metrics are. */
+  get(): MetricValues {
     const { name, help } = this.naming;
     return { name, help, type: this.type, values: this.table.samples((row) => this.samplesOf(row)) };
   }
@@ -100,20 +100,10 @@ interface Total {
   value: number;
 }
 
-const createTotal = (): Total => ({ value: 0 });
-
-/** What only grows. */
-export class Counter extends Metric<Total> {
-  protected readonly type = 'counter';
-
+/** A metric with one number a series. */
+abstract class Scalar extends Metric<Total> {
   constructor(naming: Naming) {
-    super(naming, createTotal);
-  }
-
-  /** @throws TypeError where the count is no finite number, or less than zero */
-  add(count: number, ...labels: LabelValues): void {
-    if (!(count >= 0 && count < Number.POSITIVE_INFINITY)) throw new TypeError(`${this.naming.name}: ${count}`);
-    this.table.at(labels).value += count;
+    super(naming, () => ({ value: 0 }));
   }
 
   protected samplesOf({ labels, cell }: Row<Total>): readonly Sample[] {
@@ -121,13 +111,20 @@ export class Counter extends Metric<Total> {
   }
 }
 
-/** What goes up and down. */
-export class Gauge extends Metric<Total> {
-  protected readonly type = 'gauge';
+/** What only grows. */
+export class Counter extends Scalar {
+  protected readonly type = 'counter';
 
-  constructor(naming: Naming) {
-    super(naming, createTotal);
+  /** @throws TypeError where the count is no finite number, or less than zero */
+  add(count: number, ...labels: LabelValues): void {
+    if (!(count >= 0 && count < Number.POSITIVE_INFINITY)) throw new TypeError(`${this.naming.name}: ${count}`);
+    this.table.at(labels).value += count;
   }
+}
+
+/** What goes up and down. */
+export class Gauge extends Scalar {
+  protected readonly type = 'gauge';
 
   set(value: number, ...labels: LabelValues): void {
     this.table.at(labels).value = value;
@@ -140,10 +137,6 @@ export class Gauge extends Metric<Total> {
   /** Forgets all series: what is not set again is gone. */
   reset(): void {
     this.table.clear();
-  }
-
-  protected samplesOf({ labels, cell }: Row<Total>): readonly Sample[] {
-    return [{ labels, value: cell.value }];
   }
 }
 

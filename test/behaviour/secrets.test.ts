@@ -692,6 +692,25 @@ t.test('what others named is one line without control characters, in either form
   }
 });
 
+t.test('the line of a request is what pino makes of its facts, and none where the level is above', async (t) => {
+  const lines: string[] = [];
+  const log = createLogger({ level: 'info', format: 'json' }, false, { write: (line) => void lines.push(line) });
+  const arrival = { requestId: 'a "quoted" \\ id', startedAtMs: 0, method: 'POST', remoteAddress: '::1', traceId: undefined };
+  const exchange = Object.assign(createExchange(arrival), { outcome: 'completed' as const, durationMs: 1.25, status: 200, bytesOut: 3 });
+  logExchange(log, exchange);
+  const { level, time, msg, ...facts } = JSON.parse(lines[0] ?? '');
+  log.info(facts, msg);
+  const timeless = (line = '') => line.replace(/"time":"[^"]*"/, '');
+  t.equal(timeless(lines[0]), timeless(lines[1]));
+  t.match(
+    { level, time, facts },
+    { level: 30, time: /^\d{4}-\d\d-\d\dT[\d:.]{12}Z$/, facts: { requestId: arrival.requestId, durationMs: 1.3 } },
+  );
+  log.level = 'warn';
+  logExchange(log, exchange);
+  t.equal(lines.length, 2);
+});
+
 t.test('a log that nobody reads holds so much and no more, and says what it dropped', async (t) => {
   const read: string[] = [];
   let takeNext = () => {};

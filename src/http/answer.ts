@@ -13,6 +13,7 @@ import { createUsageStrip } from '../stream/strip.ts';
 import type { Tokenizer } from '../stream/tokens.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
 import type { Strip } from '../upstream/ask.ts';
+import { createChoiceBook } from '../upstream/dialects/choices.ts';
 import { routeEndpoint } from '../upstream/endpoints.ts';
 import { type HeaderList, headerValue, type ResponseHead, responseHead } from '../upstream/headers.ts';
 import { createKeyMask } from '../upstream/mask.ts';
@@ -121,7 +122,7 @@ function startRelay(head: ResponseHead, status: number, journey: Journey, parts:
   response.once('finish', () => relay.flushed());
   const relay = createRelay({
     ...ends,
-    strip: ends.strip !== undefined && isStripped ? createUsageStrip(ends.strip) : undefined,
+    strip: ends.strip !== undefined && isStripped ? createUsageStrip(ends.strip, createChoiceBook()) : undefined,
     sink,
     meter: exchange.meter,
     isEventStream: head.isEventStream,

@@ -1,8 +1,6 @@
 // Walks through the nested values of a chunk, and notes in its `choices` which of them have their `finish_reason`.
 // RFC 8259; works on binary strings: one latin1 character per byte.
-
-/** Beyond, indexes of choices are not believed. */
-const MAX_CHOICES = 1024;
+import type { ChoiceBook } from '../upstream/dialects/choices.ts';
 
 export interface ChoicesWalk {
   /** Behind the opening bracket of an object or array; whether it is the array of choices. */
@@ -18,17 +16,13 @@ export interface ChoicesWalk {
   areUnmoved(chunks: string): boolean;
 }
 
-/** For the chunks of one stream, one nested value after the other. */
-export function createChoicesWalk(): ChoicesWalk {
-  return new BracketWalk();
+/** For the chunks of one stream, one nested value after the other. @param book where its choices are noted */
+export function createChoicesWalk(book: ChoiceBook): ChoicesWalk {
+  return new BracketWalk(book);
 }
 
 class BracketWalk implements ChoicesWalk {
-  private readonly open = new Set<number>();
-  private readonly finished = new Set<number>();
-  /** What is asked for every event: looking into sets would take them into the processor's caches. */
-  private isFirstKnown = false;
-  areFinished = false;
+  private readonly book: ChoiceBook;
   private text = '';
   private at = 0;
   private limit = 0;
@@ -42,6 +36,10 @@ class BracketWalk implements ChoicesWalk {
   private isAwaited = false; // the key's value, where it counts
   private index = 0;
   private hasFinish = false;
+
+  constructor(book: ChoiceBook) {
+    this.book = book;
+  }
 
   begin(isChoices: boolean): void {
     this.depth = 1;
@@ -126,21 +124,13 @@ class BracketWalk implements ChoicesWalk {
 
   private endChoice(): void {
     this.expectsKey = this.isAwaited = false;
-    if (this.hasFinish) {
-      this.open.delete(this.index);
-      if (this.finished.size < MAX_CHOICES) this.finished.add(this.index);
-    } else if (!this.open.has(this.index) && !this.finished.has(this.index) && this.open.size < MAX_CHOICES) this.open.add(this.index);
-    this.isFirstKnown = this.open.has(0) || this.finished.has(0);
-    this.areFinished = this.finished.size > 0 && this.open.size === 0;
-  }
-
-  private isKnown(index: number): boolean {
-    return index === 0 ? this.isFirstKnown : this.open.has(index) || this.finished.has(index);
+    if (this.hasFinish) this.book.end(this.index);
+    else this.book.begin(this.index);
   }
 
   areUnmoved(chunks: string): boolean {
     // What has no index is the first.
-    return this.isFirstKnown && this.haveKnownIndexes(chunks) && haveNoReason(chunks);
+    return this.book.isKnown(0) && this.haveKnownIndexes(chunks) && haveNoReason(chunks);
   }
 
   /** Of whatever has an index: of tool calls as well. */
@@ -148,13 +138,17 @@ class BracketWalk implements ChoicesWalk {
     for (let at = valueBehind(chunks, INDEX, 0); at >= 0; at = valueBehind(chunks, INDEX, at)) {
       let index = 0;
       for (let code = chunks.charCodeAt(at); code >= 48 && code <= 57; code = chunks.charCodeAt(++at)) index = index * 10 + code - 48;
-      if (!this.isKnown(index)) return false;
+      if (!this.book.isKnown(index)) return false;
     }
     return true;
   }
 
   get isOpen(): boolean {
     return this.depth > 0;
+  }
+
+  get areFinished(): boolean {
+    return this.book.areEnded;
   }
 }
 

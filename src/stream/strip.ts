@@ -1,6 +1,7 @@
 // Takes out of an event stream the token usage that is in it only because Sluicegate asked, and holds back nothing else.
 // WHATWG HTML 9.2.6; works on binary strings: one latin1 character per byte.
 import type { Strip } from '../upstream/ask.ts';
+import type { ChoiceBook } from '../upstream/dialects/choices.ts';
 import { createUsageCut, lineEnd, MAX_EVENT_BYTES, nextLine, type UsageCut } from './usage-cut.ts';
 
 export interface UsageStrip {
@@ -15,9 +16,10 @@ export interface UsageStrip {
  * For the answer to one call that was asked for usage on its client's behalf. `usage` members are cut out as the bytes pass. Once
  * every choice has its `finish_reason`, each event is gathered until its data is whole, and the usage chunk among them is left
  * out: only then, because its `choices: []` may stand behind anything. A usage chunk whose data line never ends goes down with the rest.
+ * @param book an empty one, where the choices are noted
  */
-export function createUsageStrip(strip: Strip): UsageStrip {
-  return new GatheringStrip(strip);
+export function createUsageStrip(strip: Strip, book: ChoiceBook): UsageStrip {
+  return new GatheringStrip(strip, book);
 }
 
 class GatheringStrip implements UsageStrip {
@@ -33,9 +35,9 @@ class GatheringStrip implements UsageStrip {
   private data: string | undefined;
   private dropping: 'nothing' | 'rest' | 'blanks' = 'nothing'; // of the usage chunk, behind its data
 
-  constructor(strip: Strip) {
+  constructor(strip: Strip, book: ChoiceBook) {
     this.strip = strip;
-    this.cut = createUsageCut(strip, (bytes) => this.emit(bytes));
+    this.cut = createUsageCut(strip, book, (bytes) => this.emit(bytes));
   }
 
   private emit(bytes: string): void {

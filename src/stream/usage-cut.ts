@@ -1,7 +1,8 @@
 // Cuts the member `usage` out of the objects in an event stream as they pass, and holds back only what may belong to it.
 // WHATWG HTML 9.2.6 and RFC 8259; works on binary strings: one latin1 character per byte.
 import type { Strip } from '../upstream/ask.ts';
-import { closingQuote, createChoicesWalk } from './choices.ts';
+import type { ChoiceBook } from '../upstream/dialects/choices.ts';
+import { type ChoicesWalk, closingQuote, createChoicesWalk } from './choices.ts';
 
 /** An event that is longer goes by untouched from here on. */
 export const MAX_EVENT_BYTES = 1_048_576;
@@ -51,14 +52,14 @@ export interface UsageCut {
 }
 
 /** For one stream. A top-level `usage` member goes with the comma before it (behind it, where it is the first); the rest goes to `emit`. */
-export function createUsageCut(strip: Strip, emit: (bytes: string) => void): UsageCut {
-  return new MemberCut(strip, emit);
+export function createUsageCut(strip: Strip, book: ChoiceBook, emit: (bytes: string) => void): UsageCut {
+  return new MemberCut(strip, book, emit);
 }
 
 class MemberCut implements UsageCut {
   private readonly strip: Strip;
   private readonly emit: (bytes: string) => void;
-  private readonly choices = createChoicesWalk();
+  private readonly choices: ChoicesWalk;
   private text = ''; // what is being walked
   private at = 0;
   private from = 0; // first byte of `text` that has not been emitted
@@ -77,8 +78,9 @@ class MemberCut implements UsageCut {
   private isUsage = false; // the member may have to go
   private isEscaped = false;
 
-  constructor(strip: Strip, emit: (bytes: string) => void) {
+  constructor(strip: Strip, book: ChoiceBook, emit: (bytes: string) => void) {
     this.strip = strip;
+    this.choices = createChoicesWalk(book);
     this.emit = emit;
   }
 

@@ -9,6 +9,7 @@ import { createTokenizer } from '../../src/stream/tokens.ts';
 import type { Strip } from '../../src/upstream/ask.ts';
 import { anthropic } from '../../src/upstream/dialects/anthropic.ts';
 import { chat } from '../../src/upstream/dialects/chat.ts';
+import { createChoiceBook } from '../../src/upstream/dialects/choices.ts';
 import { completions } from '../../src/upstream/dialects/completions.ts';
 import type { Dialect } from '../../src/upstream/dialects/dialect.ts';
 import { responses } from '../../src/upstream/dialects/responses.ts';
@@ -172,7 +173,7 @@ for (const [name, { dialect, strip, events, expected }] of Object.entries(provid
     const asked = Buffer.from(events.map(([event]) => event ?? '').join('')).toString('latin1');
     const direct = Buffer.from(events.map(([, event]) => event ?? '').join('')).toString('latin1');
     const pass = async (pieces: readonly string[]) => {
-      const stripper = strip && createUsageStrip(strip);
+      const stripper = strip && createUsageStrip(strip, createChoiceBook());
       const meter = createStreamMeter(dialect, tokenizer);
       let down = '';
       for (const piece of pieces) {

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import t from 'tap';
 import { createUsageStrip } from '../../src/stream/strip.ts';
+import { createChoiceBook } from '../../src/upstream/dialects/choices.ts';
 import { createRandom } from '../support/random.ts';
 import { recordedStreams } from '../support/streams.ts';
 
@@ -32,7 +33,7 @@ const pick = <T>(list: readonly T[], random: Random): T => list[random(list.leng
 const usage = '{"prompt_tokens":9,"completion_tokens":{"x":"}\\""},"total_tokens":12}';
 
 function strip(pieces: readonly string[], what = final): string {
-  const stripper = createUsageStrip(what);
+  const stripper = createUsageStrip(what, createChoiceBook());
   return pieces.map((piece) => stripper.next(piece)).join('') + stripper.rest();
 }
 
@@ -276,7 +277,7 @@ t.test('nothing is held but what may have to come out', async (t) => {
     const { asked } = generate(random, 'final');
     const firstFinish = Math.max(0, asked.search(/"finish_reason":"(?!no|")/));
     for (let at = 1; at < asked.length; at++) {
-      const stripper = createUsageStrip(final);
+      const stripper = createUsageStrip(final, createChoiceBook());
       const down = stripper.next(asked.slice(0, at));
       const rest = stripper.rest();
       const held = asked.slice(at - rest.length, at);
@@ -307,7 +308,7 @@ t.test('nothing is held but what may have to come out', async (t) => {
     [`${stop}data: [DONE]\n`, 0],
   ] as const) {
     for (const pieces of [[stream], [...stream]]) {
-      const stripper = createUsageStrip(final);
+      const stripper = createUsageStrip(final, createChoiceBook());
       for (const piece of pieces) stripper.next(piece);
       t.equal(stripper.heldBytes, held, `${held} of ${JSON.stringify(stream.slice(-24))}`);
     }
@@ -335,7 +336,7 @@ t.test('an event over a mebibyte goes by, and the next one is stripped again', a
   };
   for (const [name, [asked, direct]] of Object.entries(streams)) {
     for (const size of [asked.length, 65536, 1000]) {
-      const stripper = createUsageStrip(both);
+      const stripper = createUsageStrip(both, createChoiceBook());
       let [got, most] = ['', 0];
       for (let at = 0; at < asked.length; at += size) {
         got += stripper.next(asked.slice(at, at + size));

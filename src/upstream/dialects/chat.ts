@@ -1,6 +1,7 @@
 // Chat completions as OpenAI defines them and as two dozen providers bend them; completions.ts shares the frame.
-import { type Dialect, type EventReader, formatEvent, indexOf, isObject, type JsonObject, openaiError, type Usage } from './dialect.ts';
-import { createReader, type Findings } from './reader.ts';
+import { createChoiceBook } from './choices.ts';
+import { type Dialect, formatEvent, indexOf, isObject, type JsonObject, openaiError, type Usage } from './dialect.ts';
+import { createReader, type Findings, type Interpreter } from './reader.ts';
 import { readOpenaiUsage } from './usage.ts';
 
 /** Adds what one choice of an event holds; returns whether it holds anything at all but a role. */
@@ -11,7 +12,7 @@ export function createChoicesDialect(name: string, writes: Dialect['writes'], re
   return {
     name,
     writes,
-    createReader: () => createChoicesReader(readChoice),
+    createReader: () => createReader(new ChoicesInterpreter(readChoice)),
     usageOf: readOpenaiUsage,
     errorEvent: (error) => formatEvent(undefined, { error: openaiError(error) }),
   };
@@ -24,46 +25,44 @@ export const chat: Dialect = createChoicesDialect('chat', 'messages', (choice, f
   return Object.entries(choice.delta).some(([key, value]) => key !== 'role' && hasSomething(value));
 });
 
-function createChoicesReader(readChoice: ChoiceReader): EventReader {
-  const open = new Set<unknown>(); // indexes of choices without a finish_reason
-  const finished = new Set<unknown>();
-  let hasChoices = false;
-  const isComplete = () => hasChoices && open.size === 0;
+class ChoicesInterpreter implements Interpreter {
+  private readonly readChoice: ChoiceReader;
+  private readonly book = createChoiceBook();
 
-  function readChoices(choices: unknown, findings: Findings): boolean {
+  constructor(readChoice: ChoiceReader) {
+    this.readChoice = readChoice;
+  }
+
+  interpret(event: JsonObject, name: string, findings: Findings): boolean {
+    const isError = Boolean(event.error) || name === 'error';
+    if (isError) findings.setError();
+    findings.setModel(event.model);
+    const hasFinish = this.readChoices(event.choices, findings);
+    const usage = readUsage(event);
+    findings.setUsage(usage, this.isComplete());
+    if (event.prompt_filter_results || event.prompt_progress) findings.addMeaning(); // Azure's first event; llama.cpp at a long prompt
+    return !isError && !hasFinish && usage === undefined;
+  }
+
+  isComplete(): boolean {
+    return this.book.areEnded;
+  }
+
+  private readChoices(choices: unknown, findings: Findings): boolean {
     let hasFinish = false;
     for (const choice of Array.isArray(choices) ? choices : []) {
       if (!isObject(choice)) continue;
       const index = choice.index ?? 0;
-      if (!open.has(index) && !finished.has(index)) {
-        open.add(index);
-        hasChoices = true;
-        findings.addMeaning();
-      }
-      if (readChoice(choice, findings)) findings.addMeaning();
+      if (this.book.begin(index)) findings.addMeaning();
+      if (this.readChoice(choice, findings)) findings.addMeaning();
       if (!choice.finish_reason) continue;
       hasFinish = true;
-      open.delete(index);
-      finished.add(index);
+      this.book.end(index);
       findings.addMeaning();
       if (choice.finish_reason === 'error') findings.setError(); // OpenRouter
     }
     return hasFinish;
   }
-
-  return createReader({
-    interpret(event, name, findings) {
-      const isError = Boolean(event.error) || name === 'error';
-      if (isError) findings.setError();
-      findings.setModel(event.model);
-      const hasFinish = readChoices(event.choices, findings);
-      const usage = readUsage(event);
-      findings.setUsage(usage, isComplete());
-      if (event.prompt_filter_results || event.prompt_progress) findings.addMeaning(); // Azure's first event; llama.cpp at a long prompt
-      return !isError && !hasFinish && usage === undefined;
-    },
-    isComplete,
-  });
 }
 
 /** Ollama puts zeros on every chunk until the last: no answer has cost nothing, so zeros say nothing. */

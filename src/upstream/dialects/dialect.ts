@@ -45,7 +45,7 @@ export interface EventReader {
   readonly contentCount: number;
   /** Events that show the upstream to be alive and working: all but pings and empty deltas. */
   readonly meaningCount: number;
-  /** The texts of the output, each apart, in the order in which they began; grows as the stream goes on, to a bound. */
+  /** The texts of the output so far, each apart, in the order in which they began; a bounded number. */
   readonly lanes: readonly Lane[];
   /** UTF-8 bytes of all output text so far, as they travelled: escapes count as written. */
   readonly textLength: number;

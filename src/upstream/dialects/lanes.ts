@@ -27,7 +27,7 @@ export interface OpenLane extends Lane {
 export interface Lanes {
   /** The lane of this key; keys are words and indexes that the dialect puts together. */
   of(key: string): OpenLane;
-  /** In the order in which their texts began. */
+  /** So far, in the order in which their texts began. */
   readonly all: readonly Lane[];
   /** UTF-8 bytes of all texts so far, as they travelled: escapes count as written. */
   readonly textLength: number;
@@ -38,20 +38,17 @@ export function createLanes(): Lanes {
 }
 
 class TextLanes implements Lanes {
-  readonly all: TextLane[] = [];
+  all: readonly TextLane[] = [];
   textLength = 0;
-  private readonly byKey = new Map<string, TextLane>();
   private pieces = 0; // raw ones, not yet settled
   private rawBytes = 0;
 
   of(key: string): OpenLane {
-    const known = this.byKey.get(key);
-    if (known !== undefined) return known;
+    for (const lane of this.all) if (lane.key === key) return lane;
     const isOne = this.all.length < MAX_LANES && key.length <= MAX_KEY_CHARS;
     if (!isOne && key !== '') return this.of(''); // the shared one
-    const lane = new TextLane(this);
-    this.byKey.set(key, lane);
-    this.all.push(lane);
+    const lane = new TextLane(key, this);
+    this.all = [...this.all, lane];
     return lane;
   }
 
@@ -66,13 +63,15 @@ class TextLanes implements Lanes {
 }
 
 class TextLane implements OpenLane {
+  readonly key: string;
   lastName = '';
   lastCall = '';
   private readonly lanes: TextLanes;
   private raw = '';
   private text = '';
 
-  constructor(lanes: TextLanes) {
+  constructor(key: string, lanes: TextLanes) {
+    this.key = key;
     this.lanes = lanes;
   }
 

@@ -1,6 +1,6 @@
 // What all dialects' readers have in common: parsing what must be parsed, gathering text, counting, remembering usage.
 import { type EventReader, isObject, type JsonObject, type Usage } from './dialect.ts';
-import { createLanes, type OpenLane } from './lanes.ts';
+import { createLanes, type Lane, type OpenLane } from './lanes.ts';
 import { createTemplate, type Template } from './template.ts';
 
 /** Shapes that alternate in one stream: choices, reasoning and content, tool calls. One that does not fit costs 30 ns to see. */
@@ -55,9 +55,8 @@ export function createReader(interpreter: Interpreter): EventReader {
 
 class InterpretingReader implements EventReader, Findings {
   private readonly interpreter: Interpreter;
-  private readonly shapes: KnownShape[] = [];
+  private shapes: readonly KnownShape[] = [];
   private readonly texts = createLanes();
-  readonly lanes = this.texts.all;
   private fruitless = 0;
   private strange = 0; // events since one was like a known one
   private passedOver = 0;
@@ -178,13 +177,12 @@ class InterpretingReader implements EventReader, Findings {
   }
 
   private learn(name: string, data: string, text: string, lane: OpenLane): void {
-    if (++this.strange > MAX_STRANGE) this.shapes.length = 0;
+    if (++this.strange > MAX_STRANGE) this.shapes = [];
     this.fruitless = Math.min(this.fruitless + 1, 4 * MAX_FRUITLESS);
     if (this.fruitless > MAX_FRUITLESS && ++this.passedOver % 16 !== 0) return;
     const template = createTemplate(name, data, text);
     if (template === undefined) return;
-    this.shapes.unshift({ template, lane });
-    if (this.shapes.length > MAX_TEMPLATES) this.shapes.pop();
+    this.shapes = [{ template, lane }, ...this.shapes.slice(0, MAX_TEMPLATES - 1)];
   }
 
   get isOutputKnown(): boolean {
@@ -193,6 +191,10 @@ class InterpretingReader implements EventReader, Findings {
 
   get isComplete(): boolean {
     return this.isTerminated || (this.interpreter.isComplete?.() ?? false);
+  }
+
+  get lanes(): readonly Lane[] {
+    return this.texts.all;
   }
 
   get textLength(): number {

@@ -31,20 +31,32 @@ export function createTemplate(name: string, data: string, text: string): Templa
   const gaps = findGaps(data, text);
   if (!gaps.some((gap) => gap.hole === 'text')) return undefined;
   const own = detach(data);
-  const literals = gaps.map((gap, i) => own.slice(gaps[i - 1]?.end ?? 0, gap.start));
-  literals.push(own.slice(gaps.at(-1)!.end));
-  return compile(
+  const ends = [...gaps, { start: own.length }];
+  const literals = ends.map(({ start }, i) => own.slice(gaps[i - 1]?.end ?? 0, start));
+  return new GappedTemplate(
     name,
     literals,
     gaps.map((gap) => gap.hole),
   );
 }
 
-function compile(eventName: string, literals: readonly string[], holes: readonly Hole[]): Template {
-  const last = literals.length - 1;
-  const template = { match, text: '', sequenceNumber: -1 };
-  function match(name: string, data: string): boolean {
-    if (name !== eventName) return false;
+class GappedTemplate implements Template {
+  private readonly name: string;
+  private readonly literals: readonly string[];
+  private readonly holes: readonly Hole[];
+  text = '';
+  sequenceNumber = -1;
+
+  constructor(name: string, literals: readonly string[], holes: readonly Hole[]) {
+    this.name = name;
+    this.literals = literals;
+    this.holes = holes;
+  }
+
+  match(name: string, data: string): boolean {
+    if (name !== this.name) return false;
+    const { literals, holes } = this;
+    const last = holes.length;
     let text = '';
     let at = 0;
     for (let i = 0; i < last; i++) {
@@ -58,13 +70,12 @@ function compile(eventName: string, literals: readonly string[], holes: readonly
         const found = data.slice(start, at);
         if (found === '' || (text !== '' && text !== found)) return false;
         text = found;
-      } else if (hole === 'sequence_number') template.sequenceNumber = Number(data.slice(start, at));
+      } else if (hole === 'sequence_number') this.sequenceNumber = Number(data.slice(start, at));
     }
     if (data.slice(at) !== literals[last]) return false;
-    template.text = text;
+    this.text = text;
     return true;
   }
-  return template;
 }
 
 /** All string values that are the text and the padding, and the event's own numbers, in order. A provider may give one text under two names. */

@@ -52,7 +52,7 @@ export interface Exchange {
   cause: string | undefined;
   attempts: number;
   /** What became of each try, as `upstream result`. */
-  readonly tried: string[];
+  tried: readonly string[];
   /** Tries that another one was faster than. */
   readonly rivals: Rival[];
   bytesIn: number;

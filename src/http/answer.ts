@@ -2,13 +2,13 @@
 import type { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Config, Upstream } from '../config.ts';
-import { detailOf, type GatewayError } from '../errors.ts';
-import type { Exchange, Outcome } from '../exchange.ts';
+import type { GatewayError } from '../errors.ts';
+import type { Exchange, Outcome, Phase } from '../exchange.ts';
 import { createBatchedMeter } from '../stream/batch.ts';
 import type { Clock } from '../stream/clock.ts';
 import { createInflatingMeter } from '../stream/inflate.ts';
 import { createBodyMeter, createStreamMeter, type Meter } from '../stream/meter.ts';
-import { createRelay, type Relay, type Source } from '../stream/relay.ts';
+import { createRelay, type Relay, type RelayEvents, type Source } from '../stream/relay.ts';
 import { createUsageStrip } from '../stream/strip.ts';
 import type { Tokenizer } from '../stream/tokens.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
@@ -41,16 +41,22 @@ export interface Journey extends Entrant {
   readonly ownHeaders: HeaderList;
 }
 
-export interface AnswerEnds {
+/** Whose answer it is: it stands for the upstream's side, and is told how the answer ended. */
+export interface AnswerOwner extends Source {
+  onOutcome(outcome: Outcome): void;
+}
+
+/** An answer as it came from an upstream. */
+export interface Received {
+  readonly status: number;
+  readonly headers: HeaderList;
   readonly upstream: Upstream;
   /** The key that went up; undefined where it was none of ours. */
   readonly key: string | undefined;
-  readonly source: Source;
   /** When the last byte of the request had gone up. */
   readonly sentAtMs: number;
   /** What must come out of the answer again. */
   readonly strip: Strip | undefined;
-  onOutcome(outcome: Outcome): void;
 }
 
 export interface Answer {
@@ -60,9 +66,9 @@ export interface Answer {
 }
 
 /** Sends the head down, at once, and makes ready for the body. */
-export function beginAnswer(status: number, headers: HeaderList, journey: Journey, parts: AnswerParts, ends: AnswerEnds): Answer {
+export function beginAnswer(received: Received, journey: Journey, parts: AnswerParts, owner: AnswerOwner): Answer {
   const { exchange, response, ownHeaders } = journey;
-  const { upstream, key } = ends;
+  const { status, headers, upstream, key } = received;
   const isCorsOurs = parts.config.server.cors !== undefined;
   const head = responseHead(headers, { status, upstream: upstream.name, requestId: exchange.requestId, isCorsOurs, own: ownHeaders, key });
   exchange.status = status;
@@ -72,7 +78,7 @@ export function beginAnswer(status: number, headers: HeaderList, journey: Journe
   response.writeHead(status, head.headers);
   if (onStream(response) === undefined) sendWithRest(response.socket);
   response.flushHeaders();
-  const relay = startRelay(head, status, journey, parts, ends);
+  const relay = startRelay(head, received, journey, parts, owner);
   return { relay, taker: status >= 400 && key !== undefined ? createMaskedTaker(relay, key) : relay };
 }
 
@@ -111,37 +117,63 @@ function meterFor(head: ResponseHead, status: number, { request, requestTarget }
   return head.isEncoded ? createInflatingMeter(headerValue(head.headers, 'content-encoding') ?? '', meter) : meter;
 }
 
-function startRelay(head: ResponseHead, status: number, journey: Journey, parts: AnswerParts, ends: AnswerEnds): Relay {
+function startRelay(head: ResponseHead, received: Received, journey: Journey, parts: AnswerParts, owner: AnswerOwner): Relay {
   const { exchange, response } = journey;
-  const { clock, metrics } = parts;
+  const { isEventStream, isEncoded } = head;
   const { clientStallMs } = parts.config.server;
-  const { firstByteMs, idleMs } = ends.upstream.timeouts;
+  const { firstByteMs, idleMs } = received.upstream.timeouts;
   const hasLength = headerValue(head.headers, 'content-length') !== undefined;
-  const isStripped = head.isEventStream && !head.isEncoded && exchange.meter !== undefined;
-  const sink = createSink(response, () => relay.drained(), { hasLength, graceMs: clientStallMs });
-  response.once('finish', () => relay.flushed());
+  const isStripped = isEventStream && !isEncoded && exchange.meter !== undefined;
+  // A listener that is called once only, as `close` and `finish` call theirs, need not be one of `once`, which makes five objects.
+  response.on('finish', () => relay.flushed());
   const relay = createRelay({
-    ...ends,
-    strip: ends.strip !== undefined && isStripped ? createUsageStrip(ends.strip, createChoiceBook()) : undefined,
-    sink,
+    sink: createSink(response, { hasLength, graceMs: clientStallMs, onDrain: () => relay.drained() }),
+    source: owner,
     meter: exchange.meter,
-    isEventStream: head.isEventStream,
-    isEncoded: head.isEncoded,
-    goodEnd: status >= 400 ? 'upstream_error' : 'completed',
+    strip: received.strip !== undefined && isStripped ? createUsageStrip(received.strip, createChoiceBook()) : undefined,
+    isEventStream,
+    isEncoded,
+    goodEnd: received.status >= 400 ? 'upstream_error' : 'completed',
     bounds: { firstByteMs, idleMs, clientStallMs, heartbeatMs: parts.config.sse.heartbeatMs },
-    now: clock.now,
+    sentAtMs: received.sentAtMs,
+    clock: parts.clock,
     flow: exchange,
-    errorOf: detailOf,
-    onPhase: (phase) => {
-      exchange.phase = phase;
-    },
-    onFirstToken: () => {
-      exchange.ttftMs = clock.now() - exchange.startedAtMs;
-    },
-    onChunkOverhead: (ms) => metrics.overhead('chunk', ms / 1000),
-    onFault: parts.onFault,
+    events: new AnswerRecord(exchange, parts, owner),
   });
   return relay;
+}
+
+/** Writes into the exchange what the relay sees. */
+class AnswerRecord implements RelayEvents {
+  private readonly exchange: Exchange;
+  private readonly parts: AnswerParts;
+  private readonly owner: AnswerOwner;
+
+  constructor(exchange: Exchange, parts: AnswerParts, owner: AnswerOwner) {
+    this.exchange = exchange;
+    this.parts = parts;
+    this.owner = owner;
+  }
+
+  onPhase(phase: Phase): void {
+    this.exchange.phase = phase;
+  }
+
+  onFirstToken(): void {
+    this.exchange.ttftMs = this.parts.clock.now() - this.exchange.startedAtMs;
+  }
+
+  onChunkOverhead(ms: number): void {
+    this.parts.metrics.overhead('chunk', ms / 1000);
+  }
+
+  onFault(fault: unknown): void {
+    this.parts.onFault(fault);
+  }
+
+  onOutcome(outcome: Outcome): void {
+    this.owner.onOutcome(outcome);
+  }
 }
 
 /** Bytes of an error answer pass through a mask, should they quote the key that was injected. */

@@ -106,9 +106,6 @@ export function createAttempt(parts: AttemptParts, events: AttemptEvents): Attem
 }
 
 class UpstreamAttempt implements Attempt, UpstreamEvents {
-  readonly upstream: Upstream;
-  readonly key: string | undefined;
-  readonly edit: Edit;
   calledAtMs: number | undefined;
   sentAtMs: number | undefined;
   isHeadDue = true;
@@ -125,10 +122,19 @@ class UpstreamAttempt implements Attempt, UpstreamEvents {
   constructor(parts: AttemptParts, events: AttemptEvents) {
     this.parts = parts;
     this.events = events;
-    this.upstream = parts.outlet.upstream;
-    this.key = parts.key;
-    this.edit = parts.edit;
     this.trial = parts.outlet.health.begin();
+  }
+
+  get upstream(): Upstream {
+    return this.parts.outlet.upstream;
+  }
+
+  get key(): string | undefined {
+    return this.parts.key;
+  }
+
+  get edit(): Edit {
+    return this.parts.edit;
   }
 
   begin(request: UpstreamRequest): void {
@@ -208,7 +214,8 @@ class UpstreamAttempt implements Attempt, UpstreamEvents {
     this.isTold = true;
     this.parts.metrics.attempt(this.upstream.name, result);
     this.traced?.end(result, this.parts.clock.now());
-    this.parts.exchange.tried.push(`${this.upstream.name} ${result}`);
+    const { exchange } = this.parts;
+    exchange.tried = [...exchange.tried, `${this.upstream.name} ${result}`];
   }
 
   abort(onClosed?: () => void): void {

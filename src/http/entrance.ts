@@ -1,9 +1,8 @@
 // A request's way to its upstream: read where it has to be, planned, and held against its caller's limits. What comes out may be sent.
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import type { Config } from '../config.ts';
 import { GatewayError } from '../errors.ts';
-import type { Exchange } from '../exchange.ts';
 import { reserveFor } from '../spending.ts';
 import { modelOfPath } from '../upstream/router.ts';
 import { applySplices, type Splice } from '../upstream/splice.ts';
@@ -12,7 +11,7 @@ import { type Call, createCall } from './call.ts';
 import { type HeldBody, holdBody, type Room } from './held.ts';
 import type { Admit, Limiter } from './limits.ts';
 import type { Plan, Planner } from './plan.ts';
-import { openUpload, type Upload } from './upload.ts';
+import { openUpload, type Upload, type UploadEvents } from './upload.ts';
 
 /** What entering needs; one for all requests. */
 export interface EntranceParts {
@@ -61,81 +60,71 @@ export function createEntrance(journey: Journey, parts: EntranceParts, admit: Ad
   return new RequestEntrance(journey, parts, admit, events);
 }
 
-class RequestEntrance implements Entrance {
+class RequestEntrance implements Entrance, UploadEvents {
   private readonly journey: Journey;
   private readonly parts: EntranceParts;
   private readonly admit: Admit;
   private readonly events: EntranceEvents;
-  private readonly exchange: Exchange;
-  private readonly request: IncomingMessage;
-  private readonly response: ServerResponse;
-  private readonly config: Config;
-  private readonly planner: Planner;
-  private readonly limiter: Limiter;
   private readonly call: Call | undefined;
+  private readonly upload: Upload;
   private held: HeldBody;
   private plan: Plan | undefined;
   isRead = false;
   private isClosed = false;
-  private readonly upload: Upload;
 
   constructor(journey: Journey, parts: EntranceParts, admit: Admit, events: EntranceEvents) {
+    const { request, exchange } = journey;
     this.journey = journey;
     this.parts = parts;
     this.admit = admit;
     this.events = events;
-    this.exchange = journey.exchange;
-    this.request = journey.request;
-    this.response = journey.response;
-    this.config = parts.config;
-    this.planner = parts.planner;
-    this.limiter = parts.limiter;
-    this.call = createCall(this.request);
+    this.call = createCall(request);
     this.held = holdBody(parts.promptRoom, MAX_PROMPT_BYTES);
-    this.upload = openUpload(this.request, {
-      flow: this.exchange,
-      maxBytes: this.config.server.maxRequestBodyBytes,
-      onTooLarge: () => this.events.onRefused(new GatewayError('request_too_large')),
-      observe: this.call === undefined ? undefined : (chunk) => this.observe(chunk),
-    });
+    this.upload = openUpload(request, exchange, parts.config.server.maxRequestBodyBytes, this);
+  }
+
+  onTooLarge(): void {
+    this.events.onRefused(new GatewayError('request_too_large'));
   }
 
   /** A call is read as it passes, where anything depends on it; its bytes are kept for another try, and for their tokens to be counted. */
-  private observe(chunk: Buffer): void {
-    const isObserved = this.isRead || Number.isFinite(this.config.sse.earlyHeadersMs) || this.exchange.trace !== undefined;
-    if (isObserved) this.call?.observe(chunk);
+  onBytes(chunk: Buffer): void {
+    if (this.call === undefined) return;
+    const isObserved = this.isRead || Number.isFinite(this.parts.config.sse.earlyHeadersMs) || this.journey.exchange.trace !== undefined;
+    if (isObserved) this.call.observe(chunk);
     if (!this.held.add(chunk) && this.isRead) this.events.onRefused(new GatewayError('overloaded'));
   }
 
   private async enter(): Promise<void> {
-    const mustRead = this.upload.hasBody && this.planner.mustRead(this.journey, this.call);
+    const { config, planner, limiter, room } = this.parts;
+    const { exchange, request, response, client } = this.journey;
+    const mustRead = this.upload.hasBody && planner.mustRead(this.journey, this.call);
     // Who waits with its body is judged without it.
-    const isWeighed =
-      this.call !== undefined && this.upload.hasBody && !isWaiting(this.request) && this.limiter.readsCall(this.journey.client);
+    const isWeighed = this.call !== undefined && this.upload.hasBody && !isWaiting(request) && limiter.readsCall(client);
     this.isRead = mustRead || isWeighed;
-    if (this.isRead) this.held = holdBody(this.parts.room, this.config.server.maxRequestBodyBytes);
-    else if (this.exchange.operation === undefined) this.held.letGo();
-    this.exchange.prompt = this.held;
+    if (this.isRead) this.held = holdBody(room, config.server.maxRequestBodyBytes);
+    else if (exchange.operation === undefined) this.held.letGo();
+    exchange.prompt = this.held;
     if (!this.isRead) this.plan = this.takePlan();
-    if (!isWeighed) await this.pass(Number(this.request.headers['content-length'] ?? 0), 0);
-    if (this.isClosed || this.response.destroyed) return;
+    if (!isWeighed) await this.pass(Number(request.headers['content-length'] ?? 0), 0);
+    if (this.isClosed || response.destroyed) return;
     // The client waits with its body until here: for its key and its limits to have been judged (RFC 9110 10.1.1).
-    if (isWaiting(this.request)) this.response.writeContinue();
+    if (isWaiting(request)) response.writeContinue();
     if (this.plan === undefined) this.read(isWeighed);
     else this.events.onReady(this.plan);
   }
 
   private read(isWeighed: boolean): void {
-    this.exchange.phase = 'upload';
+    this.journey.exchange.phase = 'upload';
     this.upload.read(() => void this.finish(isWeighed).catch((failure) => this.refuse(failure)));
   }
 
   private async finish(isWeighed: boolean): Promise<void> {
     if (this.isClosed) return;
-    this.plan = this.takePlan();
+    const plan = this.takePlan();
     if (isWeighed) await this.pass(this.held.bytes, this.call?.maxOutputTokens() ?? 0);
     // Of a crowd that leaves, not all have been settled yet.
-    if (!this.isClosed && !this.response.destroyed) this.events.onReady(this.plan);
+    if (!this.isClosed && !this.journey.response.destroyed) this.events.onReady(plan);
   }
 
   private refuse(failure: unknown): void {
@@ -143,18 +132,21 @@ class RequestEntrance implements Entrance {
   }
 
   private takePlan(): Plan {
-    const taken = this.planner.plan(this.journey, this.isRead ? this.call : undefined);
-    this.exchange.model = taken.route.match;
-    this.exchange.price = taken.route.price;
+    const { exchange } = this.journey;
+    const taken = this.parts.planner.plan(this.journey, this.isRead ? this.call : undefined);
+    exchange.model = taken.route.match;
+    exchange.price = taken.route.price;
     return taken;
   }
 
   /** Passes the caller's limits. Whoever leaves meanwhile has used nothing. */
   private async pass(promptBytes: number, maxOutputTokens: number): Promise<void> {
-    const { headers, lease } = await this.admit(reserveFor(promptBytes, maxOutputTokens, this.exchange.price), this.events.onExhausted);
+    const { events } = this;
+    const { exchange, ownHeaders } = this.journey;
+    const { headers, lease } = await this.admit(reserveFor(promptBytes, maxOutputTokens, exchange.price), () => events.onExhausted());
     if (this.isClosed) lease?.settle(NOTHING);
-    else this.exchange.lease = lease;
-    this.journey.ownHeaders.push(...headers);
+    else exchange.lease = lease;
+    ownHeaders.push(...headers);
   }
 
   begin(): void {
@@ -183,8 +175,8 @@ class RequestEntrance implements Entrance {
 
   close(): void {
     this.isClosed = true;
-    const { exchange, call, journey } = this;
-    exchange.trace?.asked(modelOfPath(journey.requestTarget.path) ?? call?.seemsFor(), call?.isStream() ?? false);
+    const { exchange, requestTarget } = this.journey;
+    exchange.trace?.asked(modelOfPath(requestTarget.path) ?? this.call?.seemsFor(), this.isStream());
     this.upload.close();
   }
 }

@@ -3,12 +3,14 @@ import type { Upstream } from '../config.ts';
 import { type ErrorCode, type ErrorDetail, GatewayError } from '../errors.ts';
 import type { Exchange, Ledger, Outcome, Phase } from '../exchange.ts';
 import { outputSoFar } from '../spending.ts';
+import type { Judged } from '../stream/clock.ts';
 import type { HeaderList } from '../upstream/headers.ts';
-import { type Answer, type AnswerParts, answerError, beginAnswer, beginUnheard, type Journey } from './answer.ts';
+import type { Route } from '../upstream/router.ts';
+import { type Answer, type AnswerOwner, type AnswerParts, answerError, beginAnswer, beginUnheard, type Journey } from './answer.ts';
 import type { Taker } from './asking.ts';
-import type { Attempt } from './attempt.ts';
+import type { Attempt, AttemptFailure } from './attempt.ts';
 import { createLateAnswer, EARLY_HEADERS, isPlainStream } from './early.ts';
-import { createEntrance, type EntranceParts } from './entrance.ts';
+import { createEntrance, type Entrance, type EntranceEvents, type EntranceParts } from './entrance.ts';
 import type { Admit } from './limits.ts';
 import { asGatewayError, REFUSED } from './listener.ts';
 import { createModelList, gatherModels } from './model-list.ts';
@@ -46,194 +48,255 @@ const UPSTREAM_BROKE = new Set<Outcome>([
  * @param admit counts the request against its caller's limits
  */
 export function forward(journey: Journey, station: Station, admit: Admit): void {
-  const { exchange, request, response } = journey;
-  const { clock, ledger, metrics, config } = station;
-  const { socket } = request;
-  const admittedAtMs = clock.now();
-  let tries: Tries | undefined;
-  let answer: Answer | undefined;
-  let plan: Plan | undefined;
-  let readyAtMs = admittedAtMs;
-  /** When the client left, where the answer is read on without it. */
-  let unheardSinceMs: number | undefined;
-  let isOver = false;
+  new ForwardedRequest(journey, station, admit).begin();
+}
 
-  function settle(outcome: Outcome): void {
-    if (isOver) return;
-    isOver = true;
-    stopJudging();
-    socket.off('end', onHalfClose);
-    entrance.close();
-    if (answer !== undefined && UPSTREAM_BROKE.has(outcome)) tries?.leading?.failed();
-    tries?.abort();
-    station.passages.delete(passage);
-    ledger.end(exchange, outcome);
+/** One object: a closure for each of what it is told would be twenty, for as long as the stream lives. */
+class ForwardedRequest implements Passage, EntranceEvents, TriesEvents, AnswerOwner, Judged {
+  readonly exchange: Exchange;
+  private readonly journey: Journey;
+  private readonly station: Station;
+  private readonly admittedAtMs: number;
+  /** What the client took to send a body that had to be whole: no doing of ours. */
+  private uploadMs = 0;
+  /** Until the answer has begun and the whole body has gone by. */
+  private entrance: Entrance | undefined;
+  private route: Route;
+  private shows: Plan['shows'];
+  private tries: Tries | undefined;
+  private answer: Answer | undefined;
+  /** When the client left, where the answer is read on without it. */
+  private unheardSinceMs: number | undefined;
+  private isOver = false;
+  private readonly onHalfClose = () => this.halfClosed();
+
+  constructor(journey: Journey, station: Station, admit: Admit) {
+    this.exchange = journey.exchange;
+    this.journey = journey;
+    this.station = station;
+    this.admittedAtMs = station.clock.now();
+    this.route = station.planner.firstRoute;
+    this.entrance = createEntrance(journey, station, admit, this);
+  }
+
+  begin(): void {
+    const { request, response } = this.journey;
+    const { socket } = request;
+    this.station.passages.add(this);
+    this.station.clock.onBeat(this);
+    response.on('close', () => this.clientGone());
+    socket.on('end', this.onHalfClose);
+    request.on(REFUSED, (error: GatewayError) => this.fail(error, 'rejected'));
+    // The client may have left, or its body been refused, while it was being admitted.
+    if (socket.destroyed) this.clientGone();
+    else if (socket.readableEnded) this.halfClosed();
+    else if (response.headersSent) this.onOutcome('rejected');
+    else this.entrance?.begin();
+  }
+
+  onOutcome(outcome: Outcome): void {
+    if (this.isOver) return;
+    this.isOver = true;
+    const { clock, passages, ledger } = this.station;
+    clock.offBeat(this);
+    this.journey.request.socket.off('end', this.onHalfClose);
+    this.leaveEntrance();
+    if (this.answer !== undefined && UPSTREAM_BROKE.has(outcome)) this.tries?.leading?.failed();
+    this.tries?.abort();
+    passages.delete(this);
+    ledger.end(this.exchange, outcome);
+  }
+
+  private leaveEntrance(): void {
+    this.entrance?.close();
+    this.entrance = undefined;
   }
 
   /** Ends the request as failed: with an error as the answer, or as the end of the answer that has begun. */
-  function fail(failure: ErrorCode | GatewayError, outcome: Outcome, detail?: ErrorDetail): void {
-    if (isOver) return;
+  private fail(failure: ErrorCode | GatewayError, outcome: Outcome, detail?: ErrorDetail): void {
+    if (this.isOver) return;
     const error = typeof failure === 'string' ? new GatewayError(failure) : failure;
-    tries?.abort();
-    if (outcome === 'rejected' && unheardSinceMs === undefined) exchange.rejection = reasonOf(error);
-    if (answer !== undefined) answer.relay.break({ detail: detail ?? error.detail, outcome });
-    else if (unheardSinceMs !== undefined) settle('client_closed');
-    else refuseWith(error, outcome);
+    this.tries?.abort();
+    if (outcome === 'rejected' && this.unheardSinceMs === undefined) this.exchange.rejection = reasonOf(error);
+    if (this.answer !== undefined) this.answer.relay.break({ detail: detail ?? error.detail, outcome });
+    else if (this.unheardSinceMs !== undefined) this.onOutcome('client_closed');
+    else this.refuseWith(error, outcome);
   }
 
-  function refuseWith(error: GatewayError, outcome: Outcome): void {
-    answerError(journey, error);
-    settle(outcome);
+  private refuseWith(error: GatewayError, outcome: Outcome): void {
+    answerError(this.journey, error);
+    this.onOutcome(outcome);
   }
 
-  function onAnswer(attempt: Attempt, status: number, headers: HeaderList): Taker | undefined {
-    exchange.ttfbMs = clock.now() - exchange.startedAtMs;
-    if (answer === undefined && unheardSinceMs !== undefined) {
-      const unheard = beginUnheard(status, headers, journey, station.tokenizer, () => settle('client_closed'));
-      // A file, or an error: it tells nothing of tokens.
-      if (exchange.meter === undefined) fail('upstream_total_timeout', 'client_closed');
-      return unheard;
-    }
+  drain(): void {
+    this.fail('draining', 'drained');
+  }
+
+  end(): void {
+    this.fail('ended_by_operator', 'rejected');
+  }
+
+  onRefused(failure: unknown): void {
+    this.fail(asGatewayError(failure, this.station.onFault), 'rejected');
+  }
+
+  onExhausted(): void {
+    this.fail('insufficient_quota', 'rejected');
+  }
+
+  onReady(plan: Plan): void {
+    const { journey, station, entrance } = this;
+    if (entrance === undefined) return;
+    this.route = plan.route;
+    this.shows = plan.shows;
+    if (entrance.isRead) this.uploadMs = station.clock.now() - this.admittedAtMs;
+    this.tries =
+      plan.merges === undefined
+        ? createTries(journey, { plan, cargo: entrance }, station, this)
+        : gatherModels(journey, plan.merges, station, this);
+    this.tries.begin();
+  }
+
+  /** Whether it is too late for another try. */
+  hasBegun(): boolean {
+    return this.isOver || this.answer !== undefined || this.unheardSinceMs !== undefined;
+  }
+
+  onStart(): void {
+    const { clock, metrics } = this.station;
+    metrics.overhead('request', (clock.now() - this.exchange.startedAtMs - this.uploadMs) / 1000);
+  }
+
+  onPhase(phase: Phase): void {
+    this.exchange.phase = phase;
+  }
+
+  onFail({ code, outcome }: AttemptFailure): void {
+    this.fail(code, outcome);
+  }
+
+  onAnswer(attempt: Attempt, status: number, headers: HeaderList): Taker | undefined {
+    const { exchange, answer, shows } = this;
+    exchange.ttfbMs = this.station.clock.now() - exchange.startedAtMs;
+    if (answer === undefined && this.unheardSinceMs !== undefined) return this.takeUnheard(status, headers);
     // Providers quote part of a key that they refuse, so none of such an answer goes on.
-    if (status === 401 && attempt.key !== undefined) return void fail('upstream_auth', 'upstream_error');
-    if (answer !== undefined) return isPlainStream(status, headers) ? answer.taker : createLateAnswer(status, attempt.key, failLate);
-    if (plan?.shows !== undefined && status < 300) return createModelList(plan.shows, headers, (own) => begin(attempt, status, own).taker);
-    return begin(attempt, status, headers).taker;
+    if (status === 401 && attempt.key !== undefined) return void this.fail('upstream_auth', 'upstream_error');
+    if (answer !== undefined) {
+      return isPlainStream(status, headers)
+        ? answer.taker
+        : createLateAnswer(status, attempt.key, (detail, late) => this.failLate(detail, late));
+    }
+    if (shows !== undefined && status < 300) return createModelList(shows, headers, (own) => this.beginAnswer(attempt, status, own).taker);
+    return this.beginAnswer(attempt, status, headers).taker;
   }
 
-  function begin(attempt: Attempt | undefined, status: number, headers: HeaderList): Answer {
-    entrance.keepForCounting();
-    const upstream = attempt?.upstream ?? upstreamNow();
-    const source = { pause: () => tries?.leading?.pause(), resume: () => tries?.leading?.resume(), abort: () => tries?.abort() };
-    const ends = {
-      source,
-      upstream,
-      key: attempt?.key,
-      sentAtMs: attempt?.sentAtMs ?? clock.now(),
-      strip: attempt?.edit.strip,
-      onOutcome: settle,
-    };
-    answer = beginAnswer(status, headers, journey, station, ends);
-    return answer;
+  private takeUnheard(status: number, headers: HeaderList): Taker {
+    const onEnd = () => this.onOutcome('client_closed');
+    const unheard = beginUnheard(status, headers, this.journey, this.station.tokenizer, onEnd);
+    // A file, or an error: it tells nothing of tokens.
+    if (this.exchange.meter === undefined) this.fail('upstream_total_timeout', 'client_closed');
+    return unheard;
   }
 
-  function failLate(detail: ErrorDetail, status: number): void {
-    fail('upstream_truncated', status >= 400 ? 'upstream_error' : 'upstream_truncated', detail);
+  private beginAnswer(attempt: Attempt | undefined, status: number, headers: HeaderList): Answer {
+    this.entrance?.keepForCounting();
+    if (this.entrance?.isRead) this.leaveEntrance();
+    const upstream = attempt?.upstream ?? this.upstreamNow();
+    const sentAtMs = attempt?.sentAtMs ?? this.station.clock.now();
+    const received = { status, headers, upstream, key: attempt?.key, sentAtMs, strip: attempt?.edit.strip };
+    this.answer = beginAnswer(received, this.journey, this.station, this);
+    return this.answer;
+  }
+
+  private failLate(detail: ErrorDetail, status: number): void {
+    this.fail('upstream_truncated', status >= 400 ? 'upstream_error' : 'upstream_truncated', detail);
+  }
+
+  pause(): void {
+    this.tries?.leading?.pause();
+  }
+
+  resume(): void {
+    this.tries?.leading?.resume();
+  }
+
+  abort(): void {
+    this.tries?.abort();
   }
 
   /** Whose bounds hold. */
-  function upstreamNow(): Upstream {
-    return tries?.leading?.upstream ?? (plan?.route ?? station.planner.firstRoute).targets[0]!.upstream;
+  private upstreamNow(): Upstream {
+    return this.tries?.leading?.upstream ?? this.route.targets[0]!.upstream;
   }
 
-  function judge(nowMs: number): void {
-    const ageMs = nowMs - exchange.startedAtMs;
-    if (ageMs > upstreamNow().timeouts.totalMs) {
-      fail(answer === undefined ? 'upstream_timeout' : 'upstream_total_timeout', 'timeout_total');
+  judge(nowMs: number): void {
+    const ageMs = nowMs - this.exchange.startedAtMs;
+    if (ageMs > this.upstreamNow().timeouts.totalMs) {
+      this.fail(this.answer === undefined ? 'upstream_timeout' : 'upstream_total_timeout', 'timeout_total');
       // An answer that has come whole cannot fail any more; its client may still stall.
-      if (!isOver) answer?.relay.judge(nowMs);
-    } else if (unheardSinceMs !== undefined) {
-      if (hasReadEnough(nowMs - unheardSinceMs)) fail('upstream_total_timeout', 'client_closed');
+      if (!this.isOver) this.answer?.relay.judge(nowMs);
+    } else if (this.unheardSinceMs !== undefined) {
+      if (this.hasReadEnough(nowMs - this.unheardSinceMs)) this.fail('upstream_total_timeout', 'client_closed');
     } else {
-      tries?.judge(nowMs);
-      if (isOver) return;
-      if (answer !== undefined) answer.relay.judge(nowMs);
+      this.tries?.judge(nowMs);
+      if (this.isOver) return;
+      if (this.answer !== undefined) this.answer.relay.judge(nowMs);
       // Not while the call may yet be refused here, or its body is still to be sent.
-      else if (tries !== undefined && ageMs > config.sse.earlyHeadersMs && entrance.isStream()) beginEarly(tries);
+      else if (this.tries !== undefined && ageMs > this.station.config.sse.earlyHeadersMs && this.entrance?.isStream())
+        this.beginEarly(this.tries);
     }
   }
 
   /** Something goes down: from here on there is one upstream only. */
-  function beginEarly(of: Tries): void {
-    begin(of.leading, 200, EARLY_HEADERS);
+  private beginEarly(of: Tries): void {
+    this.beginAnswer(of.leading, 200, EARLY_HEADERS);
     of.commit();
   }
 
   /** Thousands may leave at one instant, as when a network or a replica goes: no other stream waits for all of them. */
-  function onClientGone(): void {
+  private clientGone(): void {
+    if (this.isOver) return;
+    const { clock } = this.station;
     const leftAtMs = clock.now();
-    const { phase } = exchange;
-    clock.spread(() => leave(leftAtMs, phase));
+    const { phase } = this.exchange;
+    clock.spread(() => this.leave(leftAtMs, phase));
   }
 
-  function leave(leftAtMs: number, phase: Phase): void {
-    if (isOver || unheardSinceMs !== undefined) return;
-    if (isWorthReadingOn()) {
-      readOn(leftAtMs);
+  private leave(leftAtMs: number, phase: Phase): void {
+    if (this.isOver || this.unheardSinceMs !== undefined) return;
+    if (this.isWorthReadingOn()) {
+      this.readOn(leftAtMs);
       return;
     }
-    tries?.abort(() => metrics.upstreamClosed(phase, (clock.now() - leftAtMs) / 1000));
-    if (answer === undefined) settle('client_closed');
-    else answer.relay.clientGone();
+    const { clock, metrics } = this.station;
+    this.tries?.abort(() => metrics.upstreamClosed(phase, (clock.now() - leftAtMs) / 1000));
+    if (this.answer === undefined) this.onOutcome('client_closed');
+    else this.answer.relay.clientGone();
   }
 
   /** The whole request has gone up, so that its tokens will be billed, and what comes can be metered: not what is gathered first. */
-  function isWorthReadingOn(): boolean {
-    const attempt = tries?.leading;
+  private isWorthReadingOn(): boolean {
+    const attempt = this.tries?.leading;
     if (attempt?.upstream.onClientGone === undefined || attempt.sentAtMs === undefined) return false;
-    return answer === undefined ? attempt.isHeadDue : exchange.meter !== undefined;
+    return this.answer === undefined ? attempt.isHeadDue : this.exchange.meter !== undefined;
   }
 
-  function readOn(leftAtMs: number): void {
-    unheardSinceMs = leftAtMs;
-    exchange.outputHeard = outputSoFar(exchange.meter);
-    tries?.commit();
-    answer?.relay.readOn();
+  private readOn(leftAtMs: number): void {
+    this.unheardSinceMs = leftAtMs;
+    this.exchange.outputHeard = outputSoFar(this.exchange.meter);
+    this.tries?.commit();
+    this.answer?.relay.readOn();
   }
 
-  function hasReadEnough(unheardMs: number): boolean {
-    const { drainMs = 0, maxTokens = 0 } = upstreamNow().onClientGone ?? {};
-    return unheardMs > drainMs || outputSoFar(exchange.meter) - (exchange.outputHeard ?? 0) > maxTokens;
+  private hasReadEnough(unheardMs: number): boolean {
+    const { drainMs = 0, maxTokens = 0 } = this.upstreamNow().onClientGone ?? {};
+    return unheardMs > drainMs || outputSoFar(this.exchange.meter) - (this.exchange.outputHeard ?? 0) > maxTokens;
   }
 
   /** Node waits with its own end of the connection until a blocked answer has gone out, which then is never. */
-  function onHalfClose(): void {
-    onClientGone();
-    clock.spread(() => response.destroy());
-  }
-
-  const entrance = createEntrance(journey, station, admit, {
-    onReady,
-    onRefused: (failure) => fail(asGatewayError(failure, station.onFault), 'rejected'),
-    onExhausted: () => fail('insufficient_quota', 'rejected'),
-  });
-  const passage: Passage = {
-    exchange,
-    drain: () => fail('draining', 'drained'),
-    end: () => fail('ended_by_operator', 'rejected'),
-  };
-  station.passages.add(passage);
-  const stopJudging = clock.onBeat(judge);
-  response.once('close', onClientGone);
-  socket.once('end', onHalfClose);
-  request.once(REFUSED, (error: GatewayError) => fail(error, 'rejected'));
-  // The client may have left, or its body been refused, while it was being admitted.
-  if (socket.destroyed) onClientGone();
-  else if (socket.readableEnded) onHalfClose();
-  else if (response.headersSent) settle('rejected');
-  else entrance.begin();
-
-  function onReady(how: Plan): void {
-    plan = how;
-    readyAtMs = clock.now();
-    const events: TriesEvents = {
-      hasBegun: () => isOver || answer !== undefined || unheardSinceMs !== undefined,
-      onStart() {
-        // What the client took to send a body that had to be whole is no doing of ours.
-        const uploadMs = entrance.isRead ? readyAtMs - admittedAtMs : 0;
-        metrics.overhead('request', (clock.now() - exchange.startedAtMs - uploadMs) / 1000);
-      },
-      onPhase(phase) {
-        exchange.phase = phase;
-      },
-      onAnswer,
-      onFail: ({ code, outcome }) => fail(code, outcome),
-    };
-    tries =
-      plan.merges === undefined
-        ? createTries(journey, { plan, cargo: entrance }, station, events)
-        : gatherModels(journey, plan.merges, station, events);
-    tries.begin();
+  private halfClosed(): void {
+    this.clientGone();
+    this.station.clock.spread(() => this.journey.response.destroy());
   }
 }
 

@@ -77,6 +77,8 @@ class RoomedBody implements HeldBody {
     }
     this.room.giveBack(this.bytes);
     this.room = other;
+    // Of what has grown, a third or more is room to grow.
+    this.pieces = [...this.pieces];
     this.maxBytes = otherMaxBytes;
   }
 }

@@ -176,7 +176,7 @@ function takeRequests(server: Server, handler: RequestListener, options: Listene
     if (options.isLeaving() || request.headers.upgrade !== undefined) response.shouldKeepAlive = false;
     silent.delete(socket);
     underWay.add(response);
-    response.once('close', () => {
+    response.on('close', () => {
       underWay.delete(response);
       if (answers.get(socket) === response) answers.delete(socket);
       if (!server.listening) setImmediate(() => server.closeIdleConnections());

@@ -119,7 +119,7 @@ export function createPlanner(config: Config, asker: Asker): Planner {
     return {
       requestTarget: rewrite === undefined ? requestTarget : renameModel(requestTarget, rewrite),
       model: rewrite,
-      splices: [renamed, asked?.splice].filter((splice) => splice !== undefined),
+      splices: [...(renamed === undefined ? [] : [renamed]), ...(asked === undefined ? [] : [asked.splice])],
       strip: asked?.strip,
     };
   }

@@ -58,7 +58,7 @@ export function createProbes(): (journey: Journey, station: Station, admit: Admi
       exchange.phase = 'stream';
       response.writeHead(200, headers);
       response.flushHeaders();
-      const sink = createSink(response, () => undefined, { hasLength: false, graceMs: config.server.clientStallMs });
+      const sink = createSink(response, { hasLength: false, graceMs: config.server.clientStallMs });
       const write = (text: string) => {
         exchange.bytesOut += text.length;
         sink.write(text);

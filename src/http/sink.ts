@@ -8,34 +8,37 @@ import { onStream, type StreamResponse } from './stream-message.ts';
 /** How long a client may read the last event of a broken stream before the FIN: Node's fetch drops unread events with an immediate one. */
 const READ_GRACE_MS = 1000;
 
+export interface SinkOptions {
+  /** The body's length was announced. */
+  readonly hasLength: boolean;
+  /** How long to wait, at most, for a client that does not read the end of a cut stream. */
+  readonly graceMs: number;
+  /** The connection takes bytes again. */
+  onDrain?(): void;
+}
+
 /**
  * A sink on a response whose head has been flushed.
  *
  * Event streams arrive as strings of one byte a character and go to the socket as one string with their chunk framing
  * (RFC 9112 7.1) around them: ServerResponse.write would make three writes of each. A pipelined response has no socket
  * yet, and HTTP/1.0 no chunks; these go the common way.
- * @param onDrain the connection takes bytes again
- * @param options.hasLength the body's length was announced
- * @param options.graceMs how long to wait, at most, for a client that does not read the end of a cut stream
  */
-export function createSink(response: ServerResponse, onDrain: () => void, options: { hasLength: boolean; graceMs: number }): Sink {
+export function createSink(response: ServerResponse, options: SinkOptions): Sink {
   const onHttp2 = onStream(response);
-  if (onHttp2 !== undefined) return createStreamSink(onHttp2, onDrain, options.graceMs);
-  return new ResponseSink(response, onDrain, options);
+  return onHttp2 === undefined ? new ResponseSink(response, options) : createStreamSink(onHttp2, options);
 }
 
 class ResponseSink implements Sink {
   private readonly response: ServerResponse;
-  private readonly options: { readonly hasLength: boolean; readonly graceMs: number };
+  private readonly options: SinkOptions;
   private readonly direct: Socket | undefined;
 
-  constructor(response: ServerResponse, onDrain: () => void, options: { hasLength: boolean; graceMs: number }) {
+  constructor(response: ServerResponse, options: SinkOptions) {
     this.response = response;
     this.options = options;
     this.direct = response.chunkedEncoding && response.socket !== null ? response.socket : undefined;
-    const drains = this.direct ?? response;
-    drains.on('drain', onDrain);
-    response.once('close', () => drains.off('drain', onDrain));
+    if (options.onDrain !== undefined) (this.direct ?? response).on('drain', options.onDrain);
   }
 
   get heldBytes(): number {
@@ -84,12 +87,16 @@ class ResponseSink implements Sink {
     if (socket !== null) reset(socket);
     this.response.destroy();
   }
+
+  letGo(): void {
+    if (this.options.onDrain !== undefined) (this.direct ?? this.response).off('drain', this.options.onDrain);
+  }
 }
 
 /** The same on an HTTP/2 stream, which what cuts it resets: its connection is other streams' as well. */
-function createStreamSink(response: StreamResponse, onDrain: () => void, graceMs: number): Sink {
+function createStreamSink(response: StreamResponse, { graceMs, onDrain }: SinkOptions): Sink {
   const { stream } = response;
-  stream.on('drain', onDrain);
+  if (onDrain !== undefined) stream.on('drain', onDrain);
   const destroy = () => response.destroy();
 
   function close(): void {
@@ -123,5 +130,6 @@ function createStreamSink(response: StreamResponse, onDrain: () => void, graceMs
     cut: close,
     cutGently: () => destroyAfter(READ_GRACE_MS, close),
     destroy,
+    letGo: () => undefined, // its stream goes with it
   };
 }

@@ -70,8 +70,9 @@ const MAX_HELD_BYTES = 256 * 1024;
 const MAX_DROPPED_BYTES = 64 * 1024;
 const DROP_MS = 1_000;
 
-/** Where an attempt went, how many of its keys are left, and what is held of its answer. */
+/** An attempt, where it went, how many of its keys are left, and what is held of its answer. */
 interface Sent {
+  readonly attempt: Attempt;
   readonly target: Target;
   readonly furtherKeys: number;
   held: Held | undefined;
@@ -98,8 +99,8 @@ export function createTries(
 }
 
 class RouteTries implements Tries, AttemptEvents {
-  private readonly plan: Plan;
-  private readonly cargo: Cargo;
+  /** Until one of them is chosen: bodies may be large, and answers long. */
+  private errand: Errand | undefined;
   private readonly parts: TriesParts;
   private readonly events: TriesEvents;
   private readonly exchange: Exchange;
@@ -111,14 +112,15 @@ class RouteTries implements Tries, AttemptEvents {
   private readonly queue: Target[];
   private readonly isHedged: boolean;
   /** Under way, and without an answer that was taken or passed over; those that are held with what they have said. */
-  private readonly live = new Map<Attempt, Sent>();
-  private readonly dropped = new Map<Attempt, number>();
+  private live: readonly Sent[] = [];
+  /** Passed over, and since when. Few requests have any. */
+  private dropped: Map<Attempt, number> | undefined;
   private winner: Attempt | undefined;
   private isFirst = true;
 
-  constructor(journey: Entrant & { readonly exchange: Exchange }, { plan, cargo }: Errand, parts: TriesParts, events: TriesEvents) {
-    this.plan = plan;
-    this.cargo = cargo;
+  constructor(journey: Entrant & { readonly exchange: Exchange }, errand: Errand, parts: TriesParts, events: TriesEvents) {
+    const { plan, cargo } = errand;
+    this.errand = errand;
     this.parts = parts;
     this.events = events;
     this.exchange = journey.exchange;
@@ -136,10 +138,22 @@ class RouteTries implements Tries, AttemptEvents {
     const { clock, metrics, outletOf } = this.parts;
     const outlet = outletOf(upstream);
     const key = outlet.keys.take();
-    const edit = this.plan.edit(target);
+    const { plan, cargo } = this.errand!;
+    const edit = plan.edit(target);
     const attempt = createAttempt({ clock, metrics, exchange: this.exchange, outlet, key, edit }, this);
-    this.live.set(attempt, { target, furtherKeys, held: undefined });
-    attempt.begin(requestFor(this.request, { outlet, key, edit, body: this.cargo.body(edit.splices) }));
+    this.live = [...this.live, { attempt, target, furtherKeys, held: undefined }];
+    attempt.begin(requestFor(this.request, { outlet, key, edit, body: cargo.body(edit.splices) }));
+  }
+
+  private sentBy(attempt: Attempt): Sent | undefined {
+    return this.live.find((sent) => sent.attempt === attempt);
+  }
+
+  /** Returns whether it was under way. */
+  private forget(attempt: Attempt): boolean {
+    const wasLive = this.sentBy(attempt) !== undefined;
+    if (wasLive) this.live = this.live.filter((sent) => sent.attempt !== attempt);
+    return wasLive;
   }
 
   onStart(): void {
@@ -161,11 +175,11 @@ class RouteTries implements Tries, AttemptEvents {
   }
 
   get leading(): Attempt | undefined {
-    return this.winner ?? this.live.keys().next().value;
+    return this.winner ?? this.live[0]?.attempt;
   }
 
   onHead(attempt: Attempt, status: number, headers: HeaderList): Taker | undefined {
-    const { target, furtherKeys } = this.live.get(attempt)!;
+    const { target, furtherKeys } = this.sentBy(attempt)!;
     const { upstream } = target;
     if (isRefusal(status, upstream)) {
       // It has not served the call, so that another key of the same upstream may be tried for it.
@@ -174,19 +188,19 @@ class RouteTries implements Tries, AttemptEvents {
       if (this.canGoOn()) return this.passOver(attempt, () => this.next());
     }
     const take = () =>
-      status >= 400 && this.live.size > 1 ? this.passOver(attempt, () => this.reconsider()) : this.win(attempt, status, headers);
+      status >= 400 && this.live.length > 1 ? this.passOver(attempt, () => this.reconsider()) : this.win(attempt, status, headers);
     if (attempt.edit.strip !== undefined && mayRefuseAsking(status)) {
       const askLess = () => {
         this.parts.asker.remember(upstream);
         if (this.events.hasBegun()) return false;
-        this.live.delete(attempt);
+        this.forget(attempt);
         attempt.tell('refused');
         this.send(target, furtherKeys);
         return true;
       };
       return createRefusalReader(askLess, take);
     }
-    const isHeld = (this.canGoOn() || this.live.size > 1) && isPlainStream(status, headers);
+    const isHeld = (this.canGoOn() || this.live.length > 1) && isPlainStream(status, headers);
     return isHeld ? this.hold(attempt, status, headers) : take();
   }
 
@@ -207,16 +221,17 @@ class RouteTries implements Tries, AttemptEvents {
 
   private choose(attempt: Attempt): void {
     this.winner = attempt;
-    this.live.delete(attempt);
-    for (const [rival, { held }] of this.live) this.giveUp(rival, held);
+    this.errand = undefined;
+    this.forget(attempt);
+    for (const rival of this.live) this.giveUp(rival);
     attempt.tell('ok');
     this.exchange.upstream = attempt.upstream.name;
     this.exchange.cause = undefined;
   }
 
   /** It may have written already, and will be paid for. */
-  private giveUp(rival: Attempt, held: Held | undefined): void {
-    this.live.delete(rival);
+  private giveUp({ attempt: rival, held }: Sent): void {
+    this.forget(rival);
     rival.tell('lost');
     rival.abort();
     if (rival.sentAtMs !== undefined)
@@ -225,8 +240,9 @@ class RouteTries implements Tries, AttemptEvents {
 
   /** Reads a little of an answer that nobody will see, so that its connection can be used again, and goes on without it. */
   private passOver(attempt: Attempt, goOn: () => void): Taker {
-    this.live.delete(attempt);
+    this.forget(attempt);
     attempt.tell('refused');
+    this.dropped ??= new Map();
     this.dropped.set(attempt, this.parts.clock.now());
     let bytes = 0;
     goOn();
@@ -235,21 +251,21 @@ class RouteTries implements Tries, AttemptEvents {
         bytes += chunk.length;
         if (bytes > MAX_DROPPED_BYTES) this.abandon(attempt);
       },
-      end: () => void this.dropped.delete(attempt),
+      end: () => void this.dropped?.delete(attempt),
     };
   }
 
   private abandon(attempt: Attempt): void {
-    this.dropped.delete(attempt);
+    this.dropped?.delete(attempt);
     attempt.abort();
   }
 
   private lose(attempt: Attempt, failure: AttemptFailure): void {
-    this.dropped.delete(attempt);
-    const wasLive = this.live.delete(attempt);
+    this.dropped?.delete(attempt);
+    const wasLive = this.forget(attempt);
     if (attempt !== this.winner && !wasLive) return;
     this.exchange.cause = failure.cause;
-    if (attempt !== this.winner && this.live.size > 0) {
+    if (attempt !== this.winner && this.live.length > 0) {
       this.reconsider();
     } else if (attempt !== this.winner && this.canGoOn()) {
       this.next();
@@ -265,7 +281,7 @@ class RouteTries implements Tries, AttemptEvents {
 
   private hold(attempt: Attempt, status: number, headers: HeaderList): Taker {
     const held: Held = { status, headers, pieces: [], meter: this.createMeter(), bytes: 0, hasEnded: false };
-    this.live.get(attempt)!.held = held;
+    this.sentBy(attempt)!.held = held;
     return {
       chunk: (bytes) => {
         held.pieces.push(Buffer.from(bytes));
@@ -283,7 +299,7 @@ class RouteTries implements Tries, AttemptEvents {
   /** Takes what is held, or gives it up, where enough has come to tell. */
   private weigh(attempt: Attempt, held: Held): void {
     const { meter } = held;
-    const isAlone = this.live.size === 1;
+    const isAlone = this.live.length === 1;
     const isLast = isAlone && !this.canGoOn();
     if (isLast) {
       this.release(attempt, held);
@@ -310,37 +326,38 @@ class RouteTries implements Tries, AttemptEvents {
 
   /** A rival is out: what the others have said may be enough now. */
   private reconsider(): void {
-    for (const [attempt, { held }] of this.live) if (held !== undefined) this.weigh(attempt, held);
+    for (const sent of this.live) if (sent.held !== undefined && this.live.includes(sent)) this.weigh(sent.attempt, sent.held);
   }
 
   private hedge(nowMs: number): void {
-    const latest = [...this.live.keys()].at(-1);
+    const latest = this.live.at(-1)?.attempt;
     if (this.isHedged && this.canGoOn() && latest !== undefined && nowMs - (latest.calledAtMs ?? nowMs) > this.route.hedgeMs) this.next();
   }
 
   begin(): void {
     const first = this.queue.shift()!;
-    if (!this.canRepeat || !this.plan.mayMove) this.queue.length = 0;
+    if (!this.canRepeat || !this.errand?.plan.mayMove) this.queue.length = 0;
     this.send(first);
   }
 
   commit(): void {
     const kept = this.leading;
-    for (const [attempt, { held }] of this.live) if (attempt !== kept) this.giveUp(attempt, held);
+    for (const sent of this.live) if (sent.attempt !== kept) this.giveUp(sent);
     if (kept !== undefined) this.exchange.upstream = kept.upstream.name;
-    const held = kept && this.live.get(kept)?.held;
+    const held = kept && this.sentBy(kept)?.held;
     if (kept !== undefined && held !== undefined && this.winner === undefined) this.release(kept, held);
   }
 
   judge(nowMs: number): void {
-    for (const attempt of this.live.keys()) attempt.judge(nowMs, !this.events.hasBegun());
-    for (const [attempt, sinceMs] of this.dropped) if (nowMs - sinceMs > DROP_MS) this.abandon(attempt);
+    for (const { attempt } of this.live) attempt.judge(nowMs, !this.events.hasBegun());
+    for (const [attempt, sinceMs] of this.dropped ?? []) if (nowMs - sinceMs > DROP_MS) this.abandon(attempt);
     if (this.winner === undefined) this.hedge(nowMs);
   }
 
   abort(onClosed?: () => void): void {
     const last = this.leading;
-    for (const attempt of [...this.dropped.keys(), ...this.live.keys()]) if (attempt !== last) attempt.abort();
+    for (const attempt of this.dropped?.keys() ?? []) attempt.abort();
+    for (const { attempt } of this.live) if (attempt !== last) attempt.abort();
     last?.abort(onClosed);
   }
 }

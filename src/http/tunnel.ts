@@ -6,7 +6,7 @@ import { type Channel, openChannel } from '../stream/channel.ts';
 import { createSessionMeter } from '../stream/session.ts';
 import { createSessionReader } from '../upstream/dialects/realtime.ts';
 import { type HeaderList, responseHead } from '../upstream/headers.ts';
-import { type Answer, answerError, beginAnswer, type Journey } from './answer.ts';
+import { type Answer, type AnswerOwner, answerError, beginAnswer, type Journey } from './answer.ts';
 import type { Taker } from './asking.ts';
 import type { Attempt } from './attempt.ts';
 import { type Passage, reasonOf, type Station } from './forward.ts';
@@ -39,7 +39,7 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
   function settle(outcome: Outcome, cause?: string): void {
     if (isOver) return;
     isOver = true;
-    stopJudging();
+    clock.offBeat(judged);
     exchange.cause = cause ?? exchange.cause;
     if (channel === undefined) tries?.abort();
     station.passages.delete(passage);
@@ -67,8 +67,13 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
       fail('upstream_auth', 'upstream_error');
       return undefined;
     }
-    const source = { pause: () => tries?.leading?.pause(), resume: () => tries?.leading?.resume(), abort: () => tries?.abort() };
-    answer = beginAnswer(status, headers, journey, station, { source, upstream, key, sentAtMs, strip: undefined, onOutcome: settle });
+    const owner: AnswerOwner = {
+      pause: () => tries?.leading?.pause(),
+      resume: () => tries?.leading?.resume(),
+      abort: () => tries?.abort(),
+      onOutcome: settle,
+    };
+    answer = beginAnswer({ status, headers, upstream, key, sentAtMs, strip: undefined }, journey, station, owner);
     return answer.taker;
   }
 
@@ -173,7 +178,8 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
     },
   };
   station.passages.add(passage);
-  const stopJudging = clock.onBeat(judge);
+  const judged = { judge };
+  clock.onBeat(judged);
   const early = holdEarly(socket, () => fail('invalid_request', 'rejected'));
   response.once('close', onClientGone);
   socket.once('end', onHalfClose);

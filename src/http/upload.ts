@@ -6,7 +6,7 @@ import { hasBody } from './stream-message.ts';
 
 export interface Upload {
   readonly hasBody: boolean;
-  /** Reads the body to its end, for `observe` alone; `onEnd` runs when it has seen all of it. */
+  /** Reads the body to its end, for `onBytes` alone; `onEnd` runs when it has seen all of it. */
   read(onEnd: () => void): void;
   /** The body to send as it comes, undefined where the request has none. */
   stream(): Readable | undefined;
@@ -14,14 +14,11 @@ export interface Upload {
   close(): void;
 }
 
-export interface UploadOptions {
-  /** Where bytes are counted. */
-  readonly flow: Pick<Exchange, 'bytesIn'>;
-  readonly maxBytes: number;
-  /** Called once when the body goes beyond the bound; nothing more of it is sent. */
+export interface UploadEvents {
+  /** The body goes beyond the bound; nothing more of it is sent. Called once. */
   onTooLarge(): void;
-  /** Looks at the bytes on their way. */
-  observe?: ((chunk: Buffer) => void) | undefined;
+  /** The next bytes, on their way. */
+  onBytes(chunk: Buffer): void;
 }
 
 /**
@@ -33,23 +30,28 @@ const READ_AHEAD_BYTES = 1024 * 1024;
 /**
  * Opens the body of a request: to be read here, or to be sent as it comes. The request itself is never handed on: an upstream that
  * breaks destroys the stream that it was given, and with the request's own stream the client's connection would go before it is told why.
+ * @param flow where its bytes are counted
  */
-export function openUpload(request: IncomingMessage, options: UploadOptions): Upload {
-  return new RequestUpload(request, options);
+export function openUpload(request: IncomingMessage, flow: Pick<Exchange, 'bytesIn'>, maxBytes: number, events: UploadEvents): Upload {
+  return new RequestUpload(request, flow, maxBytes, events);
 }
 
 class RequestUpload implements Upload {
   readonly hasBody: boolean;
   private readonly request: IncomingMessage;
-  private readonly options: UploadOptions;
+  private readonly flow: Pick<Exchange, 'bytesIn'>;
+  private readonly maxBytes: number;
+  private readonly events: UploadEvents;
   private readonly onData = (chunk: Buffer): void => this.pass(chunk);
   private readonly onEnd = (): void => this.finish();
   private body: Readable | undefined;
   private onRead: (() => void) | undefined;
 
-  constructor(request: IncomingMessage, options: UploadOptions) {
+  constructor(request: IncomingMessage, flow: Pick<Exchange, 'bytesIn'>, maxBytes: number, events: UploadEvents) {
     this.request = request;
-    this.options = options;
+    this.flow = flow;
+    this.maxBytes = maxBytes;
+    this.events = events;
     this.hasBody = hasBody(request);
     if (!this.hasBody) return;
     // Attached before the first read: a paused request starts to flow only when it is read, or the upstream asks.
@@ -58,14 +60,13 @@ class RequestUpload implements Upload {
   }
 
   private pass(chunk: Buffer): void {
-    const { flow, maxBytes, onTooLarge, observe } = this.options;
-    flow.bytesIn += chunk.length;
-    if (flow.bytesIn > maxBytes) {
+    this.flow.bytesIn += chunk.length;
+    if (this.flow.bytesIn > this.maxBytes) {
       this.close();
-      onTooLarge();
+      this.events.onTooLarge();
       return;
     }
-    observe?.(chunk);
+    this.events.onBytes(chunk);
     if (this.body !== undefined && !this.body.push(chunk)) this.request.pause();
   }
 

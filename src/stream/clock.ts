@@ -1,11 +1,17 @@
 // Monotonic time, one coarse beat on which all live streams judge their deadlines, and turns of the loop that stay short.
 import { performance } from 'node:perf_hooks';
 
+/** What has deadlines. */
+export interface Judged {
+  judge(nowMs: number): void;
+}
+
 export interface Clock {
   /** Monotonic milliseconds: a jump of the wall clock changes no duration and no deadline. */
   now(): number;
-  /** Has `judge` called on every beat until the returned function is called. */
-  onBeat(judge: (nowMs: number) => void): () => void;
+  /** Has it judged on every beat, until `offBeat`. */
+  onBeat(judged: Judged): void;
+  offBeat(judged: Judged): void;
   /**
    * Runs a task: at once, or, where this turn of the loop has had its share of such tasks, in one of the next turns, in
    * their order. For what thousands of requests can want at one instant.
@@ -27,17 +33,17 @@ const SHARE_MS = 2;
  * stopped or busy is read before anyone is found to have been silent.
  */
 export function createClock(beatMs: number = BEAT_MS, onFault: (fault: unknown) => void = () => undefined): Clock {
-  const judges = new Set<(nowMs: number) => void>();
+  const all = new Set<Judged>();
   const now = () => performance.now();
   const spread = createSpread(now);
 
   let isJudging = false;
 
   /** A few in each turn, all by the time at which the beat began: what has come by then has been read. */
-  function beat(nowMs: number, waiting: Iterator<(nowMs: number) => void>): void {
+  function beat(nowMs: number, waiting: Iterator<Judged>): void {
     const untilMs = now() + BEAT_SHARE_MS;
     for (let next = waiting.next(); !next.done; next = waiting.next()) {
-      judgeBy(next.value, nowMs);
+      judge(next.value, nowMs);
       if (now() < untilMs) continue;
       setImmediate(beat, nowMs, waiting);
       return;
@@ -45,29 +51,27 @@ export function createClock(beatMs: number = BEAT_MS, onFault: (fault: unknown) 
     isJudging = false;
   }
 
-  function judgeBy(judge: (nowMs: number) => void, nowMs: number): void {
+  function judge(judged: Judged, nowMs: number): void {
     try {
-      judge(nowMs);
+      judged.judge(nowMs);
     } catch (fault) {
       // One stream's fault is not the others': it is judged no more.
-      judges.delete(judge);
+      all.delete(judged);
       onFault(fault);
     }
   }
 
   const timer = setInterval(() => {
-    if (judges.size === 0 || isJudging) return;
+    if (all.size === 0 || isJudging) return;
     isJudging = true;
-    setImmediate(beat, now(), judges.values());
+    setImmediate(beat, now(), all.values());
   }, beatMs);
   timer.unref();
 
   return {
     now,
-    onBeat(judge) {
-      judges.add(judge);
-      return () => void judges.delete(judge);
-    },
+    onBeat: (judged) => void all.add(judged),
+    offBeat: (judged) => void all.delete(judged),
     spread: spread.run,
     close() {
       clearInterval(timer);

@@ -1,6 +1,7 @@
 // What happens to the bytes of an answer: they go down as they come up, under back-pressure, and end in exactly one truthful way.
-import type { ErrorDetail } from '../errors.ts';
+import { detailOf, type ErrorDetail } from '../errors.ts';
 import type { Outcome, Phase } from '../exchange.ts';
+import type { Clock } from './clock.ts';
 import type { Meter } from './meter.ts';
 import { createSilence, type Silence, type SilenceBounds } from './silence.ts';
 import type { UsageStrip } from './strip.ts';
@@ -19,6 +20,8 @@ export interface Sink {
   cutGently(): void;
   /** Closes the connection at once. */
   destroy(): void;
+  /** Nobody waits for `drained` any more. */
+  letGo(): void;
   /** Bytes taken from the relay that the connection has not sent yet. */
   readonly heldBytes: number;
 }
@@ -59,10 +62,13 @@ export interface RelayParts {
   readonly bounds: RelayBounds;
   /** When the last byte of the request had gone up. */
   readonly sentAtMs: number;
-  now(): number;
+  readonly clock: Pick<Clock, 'now'>;
   /** Where the bytes that go down are counted. */
   readonly flow: { bytesOut: number };
-  errorOf(code: 'upstream_truncated' | 'upstream_timeout' | 'upstream_idle_timeout'): ErrorDetail;
+  readonly events: RelayEvents;
+}
+
+export interface RelayEvents {
   onPhase(phase: Phase): void;
   /** The first piece of content went down. */
   onFirstToken(): void;
@@ -101,15 +107,17 @@ export function createRelay(parts: RelayParts): Relay {
 }
 
 class BodyRelay implements Relay {
-  private readonly parts: RelayParts;
   private readonly sink: Sink;
   private readonly source: Source;
   private readonly meter: Meter | undefined;
   private readonly strip: UsageStrip | undefined;
   private readonly isEventStream: boolean;
   private readonly isEncoded: boolean;
+  private readonly goodEnd: Outcome;
   private readonly bounds: RelayBounds;
+  private readonly clock: Pick<Clock, 'now'>;
   private readonly flow: { bytesOut: number };
+  private readonly events: RelayEvents;
   private state: 'flowing' | 'blocked' | 'unheard' | 'ending' | 'over' = 'flowing';
   private pending = '';
   private tail = '';
@@ -121,38 +129,40 @@ class BodyRelay implements Relay {
   private readonly readable: Meter | undefined;
   /** Made once, as they are handed on for every piece and beat. */
   private readonly flushSoon = () => this.flush();
-  private readonly endNow = () => this.conclude();
   private readonly meaning = () => this.meaningCount();
   private readonly silence: Silence;
 
   constructor(parts: RelayParts) {
-    this.parts = parts;
     this.sink = parts.sink;
     this.source = parts.source;
     this.meter = parts.meter;
     this.strip = parts.strip;
     this.isEventStream = parts.isEventStream;
     this.isEncoded = parts.isEncoded;
+    this.goodEnd = parts.goodEnd;
     this.bounds = parts.bounds;
+    this.clock = parts.clock;
     this.flow = parts.flow;
+    this.events = parts.events;
     this.readable = this.isEventStream ? this.meter : undefined;
-    this.silence = createSilence(parts.bounds, parts.sentAtMs, parts.now());
+    this.silence = createSilence(parts.bounds, parts.sentAtMs, parts.clock.now());
   }
 
   private finish(outcome: Outcome): void {
     if (this.state === 'over') return;
     this.state = 'over';
     this.pending = '';
-    this.parts.onOutcome(outcome);
+    this.sink.letGo();
+    this.events.onOutcome(outcome);
   }
 
   private block(): void {
     if (this.state !== 'flowing') return;
     this.state = 'blocked';
-    this.progressAtMs = this.parts.now();
+    this.progressAtMs = this.clock.now();
     this.heldBytes = this.sink.heldBytes;
     this.source.pause();
-    this.parts.onPhase('backpressure');
+    this.events.onPhase('backpressure');
   }
 
   /** Everything read in one turn of the loop goes down in one write; nothing waits for a later turn. */
@@ -168,7 +178,7 @@ class BodyRelay implements Relay {
     if (down === undefined) return;
     const wantsMore = this.send(down);
     if (this.readAtMs > 0) {
-      this.parts.onChunkOverhead(this.parts.now() - this.readAtMs);
+      this.events.onChunkOverhead(this.clock.now() - this.readAtMs);
       this.readAtMs = 0;
     }
     if (this.meter !== undefined) this.observe(this.meter, bytes);
@@ -180,7 +190,7 @@ class BodyRelay implements Relay {
     try {
       return by.next(bytes);
     } catch (fault) {
-      this.parts.onFault(fault);
+      this.events.onFault(fault);
       this.source.abort();
       this.sink.cut();
       this.finish('upstream_truncated');
@@ -199,7 +209,7 @@ class BodyRelay implements Relay {
     by.observe(bytes);
     if (!this.hasToken && by.contentCount > 0) {
       this.hasToken = true;
-      this.parts.onFirstToken();
+      this.events.onFirstToken();
     }
   }
 
@@ -212,7 +222,7 @@ class BodyRelay implements Relay {
     if (this.strip !== undefined) this.send(this.strip.rest());
     this.state = 'ending';
     this.heldBytes = this.sink.heldBytes;
-    this.progressAtMs = this.parts.now();
+    this.progressAtMs = this.clock.now();
     this.sink.end();
   }
 
@@ -222,7 +232,7 @@ class BodyRelay implements Relay {
   }
 
   private goodOutcome(): Outcome {
-    return this.meter?.hasError ? 'upstream_error_event' : this.parts.goodEnd;
+    return this.meter?.hasError ? 'upstream_error_event' : this.goodEnd;
   }
 
   clientGone(): void {
@@ -266,8 +276,8 @@ class BodyRelay implements Relay {
       return;
     }
     this.source.abort();
-    if (verdict === 'idle') this.breakOff({ detail: this.parts.errorOf('upstream_idle_timeout'), outcome: 'timeout_idle' });
-    else this.breakOff({ detail: this.parts.errorOf('upstream_timeout'), outcome: 'timeout_first_byte' });
+    if (verdict === 'idle') this.breakOff({ detail: detailOf('upstream_idle_timeout'), outcome: 'timeout_idle' });
+    else this.breakOff({ detail: detailOf('upstream_timeout'), outcome: 'timeout_first_byte' });
   }
 
   chunk(bytes: Buffer): void {
@@ -276,13 +286,13 @@ class BodyRelay implements Relay {
       this.relayBytes(bytes);
       return;
     }
-    if (this.chunkCount++ % OVERHEAD_SAMPLE === 0) this.readAtMs = this.parts.now();
+    if (this.chunkCount++ % OVERHEAD_SAMPLE === 0) this.readAtMs = this.clock.now();
     if (this.pending === '') queueMicrotask(this.flushSoon);
     this.pending += bytes.toString('latin1');
   }
 
   end(): void {
-    this.sink.together(this.endNow);
+    this.sink.together(() => this.conclude());
   }
 
   private conclude(): void {
@@ -292,7 +302,7 @@ class BodyRelay implements Relay {
     const isWhole =
       this.meter === undefined || !this.isEventStream || this.isEncoded || this.meter.isOff || this.meter.hasError || this.meter.isComplete;
     if (isWhole) this.endWell();
-    else this.breakOff({ detail: this.parts.errorOf('upstream_truncated'), outcome: 'upstream_truncated' });
+    else this.breakOff({ detail: detailOf('upstream_truncated'), outcome: 'upstream_truncated' });
   }
 
   break(why: Break): void {
@@ -307,8 +317,8 @@ class BodyRelay implements Relay {
   drained(): void {
     if (this.state !== 'blocked') return;
     this.state = 'flowing';
-    this.silence.resume(this.parts.now());
-    this.parts.onPhase('stream');
+    this.silence.resume(this.clock.now());
+    this.events.onPhase('stream');
     this.source.resume();
   }
 

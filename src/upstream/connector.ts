@@ -30,92 +30,130 @@ const KEEP_ALIVE_AFTER_MS = 60_000;
 
 export function createConnector({ baseUrl, ca, certificate, proxy }: Way): Connector {
   const upstream = new URL(baseUrl);
-  // Parsing certificates takes milliseconds, so once. A private CA takes the place of the public ones.
-  const secureContext =
-    upstream.protocol === 'https:'
-      ? createSecureContext({
-          ...(ca !== undefined && { ca: ca.text }),
-          ...(certificate !== undefined && { cert: certificate.cert.text, key: certificate.key.text }),
-        })
-      : undefined;
-  const through = proxy === undefined ? undefined : new URL(proxy);
-  /** The last session of the upstream's, which spares the next connection half its handshake (RFC 8446 2.2). */
-  let session: Buffer | undefined;
-
-  return (protocols, onOpened, onread) => {
-    let isOver = false;
-    const sockets: Socket[] = [];
-
-    /** Every socket has a listener for its errors from the beginning to its end. */
-    function watch(socket: Socket): Socket {
-      sockets.push(socket);
-      return socket.setNoDelay(true).setKeepAlive(true, KEEP_ALIVE_AFTER_MS).on('error', fail);
-    }
-
-    function fail(error: Error): void {
-      if (isOver) return;
-      destroy();
-      onOpened(error, null);
-    }
-
-    function succeed(): void {
-      if (isOver) return;
-      isOver = true;
-      onOpened(null, sockets.at(-1)!);
-    }
-
-    function destroy(): void {
-      isOver = true;
-      for (const socket of sockets) socket.destroy();
-    }
-
-    function secure(url: URL, under: Socket | undefined, context: SecureContext | undefined, offered: readonly string[]): Socket {
-      const host = hostOf(url);
-      return openTls({
-        host, // what the certificate must be for, whatever is beneath
-        port: portOf(url),
-        ...(isIP(host) === 0 && { servername: host }), // RFC 6066 3: no addresses
-        ...(under !== undefined && { socket: under }),
-        ...(context !== undefined && { secureContext: context }),
-        ...(context !== undefined && session !== undefined && { session }),
-        ALPNProtocols: [...offered],
-        ...(under === undefined && through === undefined && onread !== undefined && { onread }),
-      } as ConnectionOptions);
-    }
-
-    function open(url: URL, context: SecureContext | undefined, offered: readonly string[]): Socket {
-      if (url.protocol === 'https:') return watch(secure(url, undefined, context, offered));
-      return watch(openTcp({ host: hostOf(url), port: portOf(url), ...(through === undefined && onread !== undefined && { onread }) }));
-    }
-
-    function finish(socket: Socket): void {
-      if (upstream.protocol !== 'https:') succeed();
-      else socket.on('session', (next: Buffer) => (session = next)).once('secureConnect', succeed);
-    }
-
-    if (through === undefined) {
-      const socket = open(upstream, secureContext, protocols);
-      if (upstream.protocol === 'https:') finish(socket);
-      else socket.once('connect', succeed);
-    } else {
-      const toProxy = open(through, undefined, ['http/1.1']);
-      toProxy.once(through.protocol === 'https:' ? 'secureConnect' : 'connect', () => {
-        if (!isOver) dig(toProxy, upstream, through, (error) => (error === undefined ? tunnel(toProxy) : fail(error)));
-      });
-    }
-
-    function tunnel(socket: Socket): void {
-      if (isOver) return;
-      finish(upstream.protocol === 'https:' ? watch(secure(upstream, socket, secureContext, protocols)) : socket);
-    }
-
-    return {
-      get socket() {
-        return sockets.at(-1)!;
-      },
-      destroy,
-    };
+  const ends: Ends = {
+    upstream,
+    isTls: upstream.protocol === 'https:',
+    through: proxy === undefined ? undefined : new URL(proxy),
+    // Parsing certificates takes milliseconds, so once. A private CA takes the place of the public ones.
+    secureContext:
+      upstream.protocol === 'https:'
+        ? createSecureContext({
+            ...(ca !== undefined && { ca: ca.text }),
+            ...(certificate !== undefined && { cert: certificate.cert.text, key: certificate.key.text }),
+          })
+        : undefined,
+    session: undefined,
   };
+  return (protocols, onOpened, onread) => new SocketOpening(ends, protocols, onOpened, onread);
+}
+
+/** Where connections go, and by which way. */
+interface Ends {
+  readonly upstream: URL;
+  readonly isTls: boolean;
+  readonly through: URL | undefined;
+  readonly secureContext: SecureContext | undefined;
+  /** The last session of the upstream's, which spares the next connection half its handshake (RFC 8446 2.2). */
+  session: Buffer | undefined;
+}
+
+class SocketOpening implements Opening {
+  private readonly ends: Ends;
+  private readonly protocols: readonly string[];
+  private readonly onOpened: Opened;
+  private isOver = false;
+  private sockets: readonly Socket[] = [];
+
+  constructor(ends: Ends, protocols: readonly string[], onOpened: Opened, onread: OnReadOpts | undefined) {
+    this.ends = ends;
+    this.protocols = protocols;
+    this.onOpened = onOpened;
+    if (ends.through === undefined) this.openStraight(onread);
+    else this.openTunnel(ends.through);
+  }
+
+  get socket(): Socket {
+    return this.sockets.at(-1)!;
+  }
+
+  destroy(): void {
+    this.isOver = true;
+    for (const socket of this.sockets) socket.destroy();
+  }
+
+  private openStraight(onread: OnReadOpts | undefined): void {
+    const { upstream, isTls, secureContext } = this.ends;
+    if (isTls) this.finish(this.watch(this.secure(upstream, this.protocols, { context: secureContext, onread })));
+    else this.finish(this.watch(openTcp({ host: hostOf(upstream), port: portOf(upstream), ...(onread !== undefined && { onread }) })));
+  }
+
+  private openTunnel(through: URL): void {
+    const isSecure = through.protocol === 'https:';
+    const toProxy = this.watch(
+      isSecure ? this.secure(through, ['http/1.1'], {}) : openTcp({ host: hostOf(through), port: portOf(through) }),
+    );
+    toProxy.once(isSecure ? 'secureConnect' : 'connect', () => {
+      if (!this.isOver) dig(toProxy, this.ends.upstream, through, (error) => this.onDug(toProxy, error));
+    });
+  }
+
+  private onDug(toProxy: Socket, error: Error | undefined): void {
+    const { upstream, isTls, secureContext } = this.ends;
+    if (error !== undefined) this.fail(error);
+    else if (this.isOver) return;
+    else if (isTls) this.finish(this.watch(this.secure(upstream, this.protocols, { under: toProxy, context: secureContext })));
+    else this.succeed();
+  }
+
+  /** Every socket has a listener for its errors from the beginning to its end. */
+  private watch(socket: Socket): Socket {
+    this.sockets = [...this.sockets, socket];
+    return socket
+      .setNoDelay(true)
+      .setKeepAlive(true, KEEP_ALIVE_AFTER_MS)
+      .on('error', (error) => this.fail(error));
+  }
+
+  private fail(error: Error): void {
+    if (this.isOver) return;
+    this.destroy();
+    this.onOpened(error, null);
+  }
+
+  /** The outermost socket is on its way to the upstream itself. */
+  private finish(socket: Socket): void {
+    const { ends } = this;
+    if (ends.isTls) socket.on('session', (next: Buffer) => (ends.session = next));
+    socket.once(ends.isTls ? 'secureConnect' : 'connect', () => this.succeed());
+  }
+
+  private succeed(): void {
+    if (this.isOver) return;
+    this.isOver = true;
+    this.onOpened(null, this.socket);
+  }
+
+  private secure(url: URL, offered: readonly string[], { under, context, onread }: Beneath): Socket {
+    const host = hostOf(url);
+    const { session } = this.ends;
+    return openTls({
+      host, // what the certificate must be for, whatever is beneath
+      port: portOf(url),
+      ...(isIP(host) === 0 && { servername: host }), // RFC 6066 3: no addresses
+      ...(under !== undefined && { socket: under }),
+      ...(context !== undefined && { secureContext: context }),
+      ...(context !== undefined && session !== undefined && { session }),
+      ALPNProtocols: [...offered],
+      ...(onread !== undefined && { onread }),
+    } as ConnectionOptions);
+  }
+}
+
+/** What TLS is spoken over, and as whom; without a context it is not the upstream that is spoken to. */
+interface Beneath {
+  readonly under?: Socket;
+  readonly context?: SecureContext | undefined;
+  readonly onread?: OnReadOpts | undefined;
 }
 
 /** Asks a proxy for a tunnel to the upstream (RFC 9110 9.3.6). What the upstream is asked then, and with what key, it does not see of https. */

@@ -596,9 +596,11 @@ t.test('a beat is judged a little in each turn of the loop, all by the time at w
   let turn = 0;
   const seen: { nowMs: number; turn: number }[] = [];
   for (let n = 0; n < 20; n++) {
-    clock.onBeat((nowMs) => {
-      seen.push({ nowMs, turn });
-      for (const untilMs = performance.now() + 0.5; performance.now() < untilMs; );
+    clock.onBeat({
+      judge(nowMs) {
+        seen.push({ nowMs, turn });
+        for (const untilMs = performance.now() + 0.5; performance.now() < untilMs; );
+      },
     });
   }
   for (; seen.length < 20; turn++) await setImmediate();

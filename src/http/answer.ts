@@ -177,10 +177,11 @@ class AnswerRecord implements RelayEvents {
 }
 
 /** Bytes of an error answer pass through a mask, should they quote the key that was injected. */
-function createMaskedTaker(relay: Taker, key: string): Taker {
+function createMaskedTaker(relay: Relay, key: string): Taker {
   const mask = createKeyMask(key);
   return {
     chunk: (bytes) => relay.chunk(mask.next(bytes)),
+    flush: () => relay.flush(),
     end() {
       relay.chunk(mask.rest());
       relay.end();

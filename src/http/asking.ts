@@ -25,6 +25,8 @@ export function createAsker(): Asker {
 /** Takes the body of an answer. */
 export interface Taker {
   chunk(bytes: Buffer): void;
+  /** So much has come together: what was gathered of it goes on. */
+  flush?(): void;
   end(): void;
 }
 
@@ -58,6 +60,7 @@ export function createRefusalReader(retry: () => boolean, pass: () => Taker | un
       length += bytes.length;
       if (length > MAX_REFUSAL_BYTES) passOn();
     },
+    flush: () => instead?.flush?.(),
     end() {
       if (instead === undefined && Buffer.concat(pieces).includes('stream_options') && retry()) return;
       if (instead === undefined) passOn();

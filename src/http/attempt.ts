@@ -185,6 +185,10 @@ class UpstreamAttempt implements Attempt, UpstreamEvents {
     this.taker?.chunk(bytes);
   }
 
+  onReadEnd(): void {
+    this.taker?.flush?.();
+  }
+
   onEnd(): void {
     this.trial.close();
     this.taker?.end();

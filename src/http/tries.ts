@@ -322,6 +322,7 @@ class RouteTries implements Tries, AttemptEvents {
     attempt.takeOver(taker);
     for (const piece of held.pieces) taker?.chunk(piece);
     if (held.hasEnded) taker?.end();
+    else taker?.flush?.();
   }
 
   /** A rival is out: what the others have said may be enough now. */

@@ -81,8 +81,10 @@ export interface RelayEvents {
 }
 
 export interface Relay {
-  /** The next bytes of the upstream's body. */
+  /** The next bytes of the upstream's body: gathered until `flush` where they are metered. */
   chunk(bytes: Buffer): void;
+  /** What has come in one read goes down in one write. */
+  flush(): void;
   /** The upstream's body ended as its framing said it would. */
   end(): void;
   /** Ends the body as broken: in an event stream with a last event that says why, where that can be said. */
@@ -127,8 +129,7 @@ class BodyRelay implements Relay {
   private heldBytes = 0;
   private progressAtMs = 0;
   private readonly readable: Meter | undefined;
-  /** Made once, as they are handed on for every piece and beat. */
-  private readonly flushSoon = () => this.flush();
+  /** Made once, as it is handed on at every beat. */
   private readonly meaning = () => this.meaningCount();
   private readonly silence: Silence;
 
@@ -165,8 +166,7 @@ class BodyRelay implements Relay {
     this.events.onPhase('backpressure');
   }
 
-  /** Everything read in one turn of the loop goes down in one write; nothing waits for a later turn. */
-  private flush(): void {
+  flush(): void {
     if (this.pending === '') return;
     const bytes = this.pending;
     this.pending = '';
@@ -287,7 +287,6 @@ class BodyRelay implements Relay {
       return;
     }
     if (this.chunkCount++ % OVERHEAD_SAMPLE === 0) this.readAtMs = this.clock.now();
-    if (this.pending === '') queueMicrotask(this.flushSoon);
     this.pending += bytes.toString('latin1');
   }
 

@@ -34,6 +34,8 @@ export interface UpstreamEvents {
   onSwitch?(headers: HeaderList, socket: Socket): void;
   /** The next bytes of the body; only valid during the call. */
   onChunk(chunk: Buffer): void;
+  /** What one read has brought has been told: whoever gathers chunks goes on with them now. Not told where the body ended in it. */
+  onReadEnd(): void;
   /** The body ended as its framing said it would. */
   onEnd(): void;
   onFail(failure: UpstreamFailure): void;

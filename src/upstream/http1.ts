@@ -5,6 +5,7 @@ import type { Carried, Connection, ConnectionListener, UpstreamEvents, UpstreamR
 import type { Opened, Opening } from './connector.ts';
 import { codeOf } from './failure.ts';
 import type { HeaderList } from './headers.ts';
+import { createReadEnd } from './read-end.ts';
 
 /** The reason handed to undici for an abort of ours; it reaches nobody. */
 const ABORTED = new Error('aborted');
@@ -63,6 +64,8 @@ export function createHttp1Connection(
     let isPaused = false;
     isBusy = true;
 
+    const endRead = createReadEnd(() => isCallOver || events.onReadEnd());
+
     function finish(): void {
       isCallOver = true;
       controller = undefined;
@@ -103,7 +106,9 @@ export function createHttp1Connection(
         events.onSwitch?.(rawHeaderList(started.rawHeaders), socket as Socket);
       },
       onResponseData(_, chunk) {
-        if (!isCallOver) events.onChunk(chunk);
+        if (isCallOver) return;
+        events.onChunk(chunk);
+        endRead();
       },
       onResponseEnd() {
         if (isCallOver) return;

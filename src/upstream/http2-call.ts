@@ -4,6 +4,7 @@ import { Readable } from 'node:stream';
 import type { Carried, GiveBack, UpstreamEvents, UpstreamRequest } from './client.ts';
 import { codeOf } from './failure.ts';
 import { credentialHeaders, type HeaderList } from './headers.ts';
+import { createReadEnd } from './read-end.ts';
 
 /** What a call needs of its connection. */
 export interface Http2Peer {
@@ -41,6 +42,8 @@ export function sendOnStream(peer: Http2Peer, request: UpstreamRequest, events: 
   /** What had come whole, and had not been read when the connection broke. */
   let rest: Buffer | undefined;
 
+  const endRead = createReadEnd(() => isOver || events.onReadEnd());
+
   function finish(): void {
     isOver = true;
     if (!(body instanceof Readable) || body.readableEnded) return;
@@ -68,7 +71,8 @@ export function sendOnStream(peer: Http2Peer, request: UpstreamRequest, events: 
     const bytes = rest;
     rest = Buffer.alloc(0);
     if (bytes.length > 0) events.onChunk(bytes);
-    if (!isPaused) complete();
+    if (isPaused) events.onReadEnd();
+    else complete();
   }
 
   stream.on('response', (_, __, raw?: string[]) => {
@@ -80,7 +84,9 @@ export function sendOnStream(peer: Http2Peer, request: UpstreamRequest, events: 
     // Before the head nobody must hear of bytes that came with it.
     stream.on('data', (chunk: Buffer) => {
       peer.hear();
-      if (!isOver) events.onChunk(chunk);
+      if (isOver) return;
+      events.onChunk(chunk);
+      endRead();
     });
     if (isPaused) stream.pause();
   });

@@ -96,8 +96,11 @@ class WireConnection implements Connection {
 
   private take(bytes: Buffer): void {
     // Nobody was asked: it is an answer to nothing, and the next call must not get it.
-    if (this.reader === undefined) this.close();
-    else this.settle(this.reader, this.reader.read(bytes));
+    const { reader, call } = this;
+    if (reader === undefined) this.close();
+    else this.settle(reader, reader.read(bytes));
+    // The call may have ended, and another be under way.
+    if (this.call === call) call?.events.onReadEnd();
   }
 
   private onEnd(): void {

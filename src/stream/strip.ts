@@ -134,19 +134,23 @@ class GatheringStrip implements UsageStrip {
     return whole ?? this.nextWalked(bytes);
   }
 
-  private nextWalked(bytes: string): string {
+  private take(): string {
+    const bytes = this.out;
     this.out = '';
+    return bytes;
+  }
+
+  private nextWalked(bytes: string): string {
     let start = this.endsInCr && bytes.startsWith('\n') ? 1 : 0;
     if (start === 1) this.takeLf();
     if (bytes !== '') this.endsInCr = bytes.endsWith('\r');
     while (start < bytes.length) start = this.cut.isFinished ? this.gather(bytes, start) : this.cut.walk(bytes, start);
-    return this.out;
+    return this.take();
   }
 
   rest(): string {
-    this.out = '';
     this.cut.release();
-    const bytes = this.out + this.gathered + this.line;
+    const bytes = this.take() + this.gathered + this.line;
     this.forget();
     return bytes;
   }

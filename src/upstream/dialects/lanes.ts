@@ -4,7 +4,7 @@
 /** Beyond, texts share one: whoever invents indexes shall not fill the memory. */
 const MAX_LANES = 64;
 const MAX_KEY_CHARS = 96;
-/** Pieces of text are slices that keep their chunks alive: so many at most, in all lanes together. Twice as many: 75 KB a stream, not 55. */
+/** So many pieces are decoded together. */
 const MAX_PIECES = 8;
 const MAX_RAW_BYTES = 1024;
 
@@ -77,7 +77,8 @@ class TextLane implements OpenLane {
 
   addRaw(piece: string): void {
     this.raw += piece;
-    this.lanes.grow(piece.length);
+    // Where a character is asked for, V8 makes one text of the pieces: as slices they would keep their chunks alive, of 330 bytes each.
+    if (this.raw.charCodeAt(0) >= 0) this.lanes.grow(piece.length);
   }
 
   addDecoded(more: string): void {

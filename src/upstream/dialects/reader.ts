@@ -134,11 +134,12 @@ class InterpretingReader implements EventReader, Findings {
 
   read(name: string, data: string): void {
     for (const { template, lane } of this.shapes) {
-      if (!template.match(name, data)) continue;
+      const text = template.match(name, data);
+      if (text === '') continue;
       this.strange = 0;
       if (this.fruitless > 0) this.fruitless--;
       if (template.sequenceNumber >= 0) this.sequenceNumber = template.sequenceNumber;
-      lane.addRaw(template.text);
+      lane.addRaw(text);
       this.contentCount++;
       this.meaningCount++;
       return;

@@ -12,11 +12,9 @@ const READ_NUMBER = /index$/;
 type Hole = 'text' | 'padding' | 'number' | 'sequence_number';
 
 export interface Template {
-  /** Does the event fit? Then `text` and `sequenceNumber` are those of this event. */
-  match(name: string, data: string): boolean;
-  /** Raw: latin1, with its JSON escapes. Never empty. */
-  readonly text: string;
-  /** -1 where the event has none. */
+  /** The text of an event that fits, raw: latin1, with its JSON escapes, never empty; `''` where it does not fit. */
+  match(name: string, data: string): string;
+  /** Of the last event that did; -1 where it has none. */
   readonly sequenceNumber: number;
 }
 
@@ -44,7 +42,6 @@ class GappedTemplate implements Template {
   private readonly name: string;
   private readonly literals: readonly string[];
   private readonly holes: readonly Hole[];
-  text = '';
   sequenceNumber = -1;
 
   constructor(name: string, literals: readonly string[], holes: readonly Hole[]) {
@@ -53,8 +50,8 @@ class GappedTemplate implements Template {
     this.holes = holes;
   }
 
-  match(name: string, data: string): boolean {
-    if (name !== this.name) return false;
+  match(name: string, data: string): string {
+    if (name !== this.name) return '';
     const { literals, holes } = this;
     const last = holes.length;
     let text = '';
@@ -62,19 +59,17 @@ class GappedTemplate implements Template {
     for (let i = 0; i < last; i++) {
       const literal = literals[i]!;
       const start = at + literal.length;
-      if (data.slice(at, start) !== literal) return false; // 26 ns for 240 bytes, startsWith 121
+      if (data.slice(at, start) !== literal) return ''; // 26 ns for 240 bytes, startsWith 121
       const hole = holes[i]!;
       at = hole === 'number' || hole === 'sequence_number' ? endOfNumber(data, start) : endOfString(data, start);
-      if (at < 0) return false;
+      if (at < 0) return '';
       if (hole === 'text') {
         const found = data.slice(start, at);
-        if (found === '' || (text !== '' && text !== found)) return false;
+        if (found === '' || (text !== '' && text !== found)) return '';
         text = found;
       } else if (hole === 'sequence_number') this.sequenceNumber = Number(data.slice(start, at));
     }
-    if (data.slice(at) !== literals[last]) return false;
-    this.text = text;
-    return true;
+    return data.slice(at) === literals[last] ? text : '';
   }
 }
 

@@ -10,8 +10,12 @@ export interface ResponseEvents {
 }
 
 export interface ResponseReader {
-  /** Reads on. @returns why it is malformed, as a code; undefined while it is well-formed */
-  read(bytes: Buffer): ResponseFault | undefined;
+  /**
+   * Reads on.
+   * @param length how many of the bytes have come; what stands behind them is of an earlier read
+   * @returns why it is malformed, as a code; undefined while it is well-formed
+   */
+  read(bytes: Buffer, length?: number): ResponseFault | undefined;
   /** The connection has ended. @returns why that is no end of the response; undefined where it is, or was over before */
   end(): ResponseFault | undefined;
   /** It has been read to its end. */
@@ -82,6 +86,7 @@ class StrictReader implements ResponseReader {
   private leftBytes = 0; // of a body with a length, or of a chunk
   private digits = 0;
   private extensionBytes = 0;
+  private limit = 0; // of what is being read
   private isStopped = false;
   private isPersistent = false;
   private hasExcess = false;
@@ -93,9 +98,10 @@ class StrictReader implements ResponseReader {
   }
 
   /** Reads as far as these bytes go. Returns where it stopped, or a fault. */
-  read(bytes: Buffer): ResponseFault | undefined {
+  read(bytes: Buffer, length = bytes.length): ResponseFault | undefined {
+    this.limit = length;
     let at = 0;
-    while (at < bytes.length && !this.isStopped) {
+    while (at < length && !this.isStopped) {
       if (this.place === 'complete') {
         this.hasExcess = true;
         return undefined;
@@ -118,8 +124,8 @@ class StrictReader implements ResponseReader {
     if (this.place === 'chunk' || this.place === 'length') return this.readCounted(bytes, at);
     if (this.place === 'head' || this.place === 'trailer') return this.readFields(bytes, at);
     if (this.place === 'untilEnd') {
-      this.events.onChunk(bytes.subarray(at));
-      return bytes.length;
+      this.events.onChunk(bytes.subarray(at, this.limit));
+      return this.limit;
     }
     return this.readChunkFraming(bytes, at);
   }
@@ -134,15 +140,15 @@ class StrictReader implements ResponseReader {
     start += 2;
     const end = start + size;
     // Before these bytes are told, all that frames them has come.
-    if (end + 2 > bytes.length || bytes[end] !== CR || bytes[end + 1] !== LF) return at;
+    if (end + 2 > this.limit || bytes[end] !== CR || bytes[end + 1] !== LF) return at;
     this.events.onChunk(bytes.subarray(start, end));
     return end + 2;
   }
 
   private readCounted(bytes: Buffer, at: number): number {
-    const end = Math.min(bytes.length, at + this.leftBytes);
+    const end = Math.min(this.limit, at + this.leftBytes);
     this.leftBytes -= end - at;
-    this.events.onChunk(at === 0 && end === bytes.length ? bytes : bytes.subarray(at, end));
+    this.events.onChunk(bytes.subarray(at, end));
     if (this.leftBytes === 0) {
       if (this.place === 'chunk') this.place = 'chunkCr';
       else this.place = 'complete';
@@ -179,13 +185,13 @@ class StrictReader implements ResponseReader {
   /** Lines up to an empty one: a head, or a trailer, of which nothing is told. */
   private readFields(bytes: Buffer, at: number): number | ResponseFault {
     const seen = this.text.length;
-    this.text += bytes.toString('latin1', at, Math.min(bytes.length, at + MAX_HEAD_BYTES + 4 - seen));
+    this.text += bytes.toString('latin1', at, Math.min(this.limit, at + MAX_HEAD_BYTES + 4 - seen));
     const isEmpty = this.place === 'trailer' && this.text.startsWith('\r\n');
     const end = isEmpty ? 0 : this.text.indexOf('\r\n\r\n', Math.max(0, seen - 3));
     if (end < 0) {
       if (this.text.length >= MAX_HEAD_BYTES + 4) return this.place === 'head' ? 'HEAD_TOO_LARGE' : 'MALFORMED_TRAILER';
       // A bare LF never becomes a line's end: it is not waited for.
-      return bytes.length;
+      return this.limit;
     }
     const fields = this.text.slice(0, end);
     this.text = '';

@@ -74,7 +74,7 @@ class WireConnection implements Connection {
       buffer: readBuffer,
       callback: (length, bytes) => {
         this.isRead = true;
-        this.take((bytes as Buffer).subarray(0, length));
+        this.take(bytes as Buffer, length);
         return true;
       },
     });
@@ -87,18 +87,18 @@ class WireConnection implements Connection {
       return;
     }
     this.opened = socket;
-    socket.on('data', (bytes: Buffer) => this.isRead || this.take(bytes));
+    socket.on('data', (bytes: Buffer) => this.isRead || this.take(bytes, bytes.length));
     socket.on('error', (fault) => this.fail(codeOf(fault)));
     socket.on('end', () => this.onEnd());
     socket.on('close', () => this.fail('ECONNRESET'));
     this.write();
   }
 
-  private take(bytes: Buffer): void {
+  private take(bytes: Buffer, length: number): void {
     // Nobody was asked: it is an answer to nothing, and the next call must not get it.
     const { reader, call } = this;
     if (reader === undefined) this.close();
-    else this.settle(reader, reader.read(bytes));
+    else this.settle(reader, reader.read(bytes, length));
     // The call may have ended, and another be under way.
     if (this.call === call) call?.events.onReadEnd();
   }

@@ -219,7 +219,7 @@ class UpstreamAttempt implements Attempt, UpstreamEvents {
     this.parts.metrics.attempt(this.upstream.name, result);
     this.traced?.end(result, this.parts.clock.now());
     const { exchange } = this.parts;
-    exchange.tried = [...exchange.tried, `${this.upstream.name} ${result}`];
+    exchange.tried = exchange.tried.concat(`${this.upstream.name} ${result}`);
   }
 
   abort(onClosed?: () => void): void {

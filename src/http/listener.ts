@@ -189,7 +189,7 @@ function takeRequests(server: Server, handler: RequestListener, options: Listene
   }
   server.on(openingOf(options), (socket: Socket) => {
     silent.add(socket);
-    socket.once('close', () => silent.delete(socket));
+    socket.on('close', () => silent.delete(socket));
   });
   server.on('request', take);
   server.on('upgrade', (request: IncomingMessage, socket: Socket, head: Buffer) => {

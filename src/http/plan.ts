@@ -71,6 +71,8 @@ export interface Planner {
   planSession(entrant: Entrant): SessionPlan;
 }
 
+const NO_SPLICES: readonly Splice[] = [];
+
 /** Calls whose model stands in a JSON body: some upstreams read it whatever the content type says, and so past routes and prices. */
 function isJsonCall({ method }: IncomingMessage, { path }: RequestTarget): boolean {
   return method === 'POST' && /\/(?:completions|responses|messages|embeddings)(?:[/;]|$)/i.test(decodeFully(path));
@@ -119,7 +121,8 @@ export function createPlanner(config: Config, asker: Asker): Planner {
     return {
       requestTarget: rewrite === undefined ? requestTarget : renameModel(requestTarget, rewrite),
       model: rewrite,
-      splices: [...(renamed === undefined ? [] : [renamed]), ...(asked === undefined ? [] : [asked.splice])],
+      // Unlike a spread or a push, `concat` leaves no room to grow, which would live as long as the stream.
+      splices: NO_SPLICES.concat(renamed ?? [], asked?.splice ?? []),
       strip: asked?.strip,
     };
   }

@@ -16,6 +16,9 @@ export interface ChoicesWalk {
   areUnmoved(chunks: string): boolean;
 }
 
+/** Members of a choice whose values count. */
+const AWAITED = ['index', 'finish_reason'];
+
 /** For the chunks of one stream, one nested value after the other. @param book where its choices are noted */
 export function createChoicesWalk(book: ChoiceBook): ChoicesWalk {
   return new BracketWalk(book);
@@ -75,7 +78,9 @@ class BracketWalk implements ChoicesWalk {
     else this.key = '-';
     if (this.isInString) return;
     this.isInKey = false;
-    this.isAwaited = this.key === 'index' || this.key === 'finish_reason';
+    // Not what was read itself: a slice would keep its chunk alive.
+    this.key = AWAITED.find((name) => name === this.key) ?? '';
+    this.isAwaited = this.key !== '';
   }
 
   /** Up to the next string, or the end of the value. */

@@ -3,7 +3,7 @@ import type { Dialect, EventReader, StreamError, Usage } from '../upstream/diale
 import { createExcerpt, type Excerpt } from './excerpt.ts';
 import { createTopLevelScanner, decodeString, decodeValue } from './json.ts';
 import { lastCut } from './slices.ts';
-import { createEventScanner, type EventScanner } from './sse.ts';
+import { createEventScanner, type EventScanner, type EventTaker } from './sse.ts';
 import type { Tokenizer } from './tokens.ts';
 
 /** Text of a stream is held up to this, then counted: usage may yet come, and then nothing need be counted. So much is 16,000 tokens. */
@@ -66,7 +66,7 @@ export function createStreamMeter(dialect: Dialect, tokenizer: Tokenizer): Meter
   return new StreamMeter(dialect, tokenizer);
 }
 
-class StreamMeter implements Meter {
+class StreamMeter implements Meter, EventTaker {
   private readonly dialect: Dialect;
   private readonly tokenizer: Tokenizer;
   private readonly reader: EventReader;
@@ -82,15 +82,11 @@ class StreamMeter implements Meter {
     this.dialect = dialect;
     this.tokenizer = tokenizer;
     this.reader = dialect.createReader();
-    this.scanner = createEventScanner(
-      (name, data) => this.readEvent(name, data),
-      MAX_EVENT_BYTES,
-      (piece) => this.readLongData(piece),
-    );
+    this.scanner = createEventScanner(this, MAX_EVENT_BYTES);
     this.counter = createTextCounter(this.reader, tokenizer);
   }
 
-  private readEvent(name: string, data: string): void {
+  onEvent(name: string, data: string): void {
     if (this.fault !== undefined) return;
     try {
       if (this.excerpt === undefined) this.reader.read(name, data);
@@ -101,7 +97,7 @@ class StreamMeter implements Meter {
     }
   }
 
-  private readLongData(piece: string): void {
+  onLongData(piece: string): void {
     if (this.fault !== undefined) return;
     this.excerpt ??= createExcerpt();
     this.excerpt.scan(piece);

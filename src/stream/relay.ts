@@ -3,7 +3,7 @@ import { detailOf, type ErrorDetail } from '../errors.ts';
 import type { Outcome, Phase } from '../exchange.ts';
 import type { Clock } from './clock.ts';
 import type { Meter } from './meter.ts';
-import { createSilence, type Silence, type SilenceBounds } from './silence.ts';
+import { createSilence, type Progress, type Silence, type SilenceBounds } from './silence.ts';
 import type { UsageStrip } from './strip.ts';
 
 /** The client's side of a body. Strings hold one byte a character (latin1). */
@@ -108,7 +108,7 @@ export function createRelay(parts: RelayParts): Relay {
   return new BodyRelay(parts);
 }
 
-class BodyRelay implements Relay {
+class BodyRelay implements Relay, Progress {
   private readonly sink: Sink;
   private readonly source: Source;
   private readonly meter: Meter | undefined;
@@ -129,8 +129,6 @@ class BodyRelay implements Relay {
   private heldBytes = 0;
   private progressAtMs = 0;
   private readonly readable: Meter | undefined;
-  /** Made once, as it is handed on at every beat. */
-  private readonly meaning = () => this.meaningCount();
   private readonly silence: Silence;
 
   constructor(parts: RelayParts) {
@@ -263,13 +261,13 @@ class BodyRelay implements Relay {
     if (!this.sink.write(heartbeat(this.readable.hasIdOrRetry))) this.block();
   }
 
-  private meaningCount(): number {
+  meaningCount(): number {
     const { readable } = this;
     return readable === undefined || readable.isOff ? this.flow.bytesOut : readable.meaningCount;
   }
 
   private judgeSilence(nowMs: number): void {
-    const verdict = this.silence.judge(nowMs, this.meaning, this.flow.bytesOut);
+    const verdict = this.silence.judge(nowMs, this, this.flow.bytesOut);
     if (verdict === undefined) return;
     if (verdict === 'beat') {
       this.beat(nowMs);

@@ -10,16 +10,22 @@ export interface SilenceBounds {
   readonly heartbeatMs: number;
 }
 
+export interface Progress {
+  /**
+   * Grows with everything that has meaning: comments and pings are no sign of life of a model. It is asked for seldom, as a meter
+   * then looks at all that has come: so `idle` is noticed up to a 32nd of its bound late.
+   */
+  meaningCount(): number;
+}
+
 export type Verdict = 'noFirstByte' | 'idle' | 'beat' | undefined;
 
 export interface Silence {
   /**
    * Compares the counters with what they were before, and says what is due, if anything: an event costs nothing here.
-   * @param meaning grows with everything that has meaning: comments and pings are no sign of life of a model. It is asked for
-   *   seldom, as a meter then looks at all that has come: so `idle` is noticed up to a 32nd of its bound late
    * @param bytes grows with every byte sent down
    */
-  judge(nowMs: number, meaning: () => number, bytes: number): Verdict;
+  judge(nowMs: number, progress: Progress, bytes: number): Verdict;
   /** A pause that was the client's doing is over: it counts for nothing. */
   resume(nowMs: number): void;
   /** Something was sent down that no counter shows. */
@@ -53,7 +59,7 @@ class SilenceWatch implements Silence {
     this.downAtMs = nowMs;
   }
 
-  judge(nowMs: number, meaning: () => number, bytes: number): Verdict {
+  judge(nowMs: number, progress: Progress, bytes: number): Verdict {
     if (bytes !== this.bytesSeen) {
       this.bytesSeen = bytes;
       this.downAtMs = nowMs;
@@ -61,7 +67,7 @@ class SilenceWatch implements Silence {
     const hasBegun = this.meaningSeen > 0;
     const isDue = hasBegun ? nowMs - this.meaningAtMs > this.bounds.idleMs : nowMs - this.sentAtMs > this.bounds.firstByteMs;
     const isLooking = isDue || !hasBegun || nowMs - this.lookedAtMs >= this.lookEveryMs;
-    if (isLooking && !this.hasMoved(nowMs, meaning()) && isDue) return hasBegun ? 'idle' : 'noFirstByte';
+    if (isLooking && !this.hasMoved(nowMs, progress.meaningCount()) && isDue) return hasBegun ? 'idle' : 'noFirstByte';
     return nowMs - this.downAtMs >= this.bounds.heartbeatMs ? 'beat' : undefined;
   }
 

@@ -25,25 +25,25 @@ export interface EventScanner {
   readonly hasOverflowed: boolean;
 }
 
+/** Who gets the events. */
+export interface EventTaker {
+  /** The event's name (`''` where it had none) and its data lines joined by LF, both latin1. */
+  onEvent(name: string, data: string): void;
+  /** The data of an event that is longer than the bound, in pieces, before `onEvent` tells of its end; white space around its lines is not exact. */
+  onLongData?(piece: string): void;
+}
+
 /**
- * A scanner for one stream. `onEvent` gets the event's name (`''` where it had none) and its data lines joined by LF, both latin1.
- * An `error:` line, as llama.cpp before late 2025 wrote its errors, comes as an event named `error`; and events without a blank
- * line between them (SambaNova, DeepInfra) come apart where two lines of data cannot be one JSON text.
- * @param onLongData gets the data of an event that is longer than the bound, in pieces, before `onEvent` tells of its end; white
- *   space around its lines is not exact
+ * A scanner for one stream. An `error:` line, as llama.cpp before late 2025 wrote its errors, comes as an event named `error`; and
+ * events without a blank line between them (SambaNova, DeepInfra) come apart where two lines of data cannot be one JSON text.
  */
-export function createEventScanner(
-  onEvent: (name: string, data: string) => void,
-  maxEventBytes = 1_048_576,
-  onLongData?: (piece: string) => void,
-): EventScanner {
-  return new LineScanner(onEvent, maxEventBytes, onLongData);
+export function createEventScanner(to: EventTaker, maxEventBytes = 1_048_576): EventScanner {
+  return new LineScanner(to, maxEventBytes);
 }
 
 class LineScanner implements EventScanner {
-  private readonly onEvent: (name: string, data: string) => void;
+  private readonly to: EventTaker;
   private readonly maxEventBytes: number;
-  private readonly onLongData: ((piece: string) => void) | undefined;
   private held = ''; // the start of a line that is not whole yet
   private heldPieces = 0;
   private isComment = false; // the held line is one
@@ -62,10 +62,9 @@ class LineScanner implements EventScanner {
   hasOverflowed = false;
   eventCount = 0;
 
-  constructor(onEvent: (name: string, data: string) => void, maxEventBytes: number, onLongData: ((piece: string) => void) | undefined) {
-    this.onEvent = onEvent;
+  constructor(to: EventTaker, maxEventBytes: number) {
+    this.to = to;
     this.maxEventBytes = maxEventBytes;
-    this.onLongData = onLongData;
   }
 
   private dispatch(): void {
@@ -75,7 +74,7 @@ class LineScanner implements EventScanner {
     this.reset(); // first, so that a fault in onEvent does not make one event of two
     if (!isEvent) return;
     this.eventCount++;
-    this.onEvent(endedName, endedData);
+    this.to.onEvent(endedName, endedData);
   }
 
   private reset(): void {
@@ -85,7 +84,7 @@ class LineScanner implements EventScanner {
   }
 
   private skip(): void {
-    if (!this.isSkipping && this.hasData) this.onLongData?.(this.data);
+    if (!this.isSkipping && this.hasData) this.to.onLongData?.(this.data);
     this.isSkipping = this.hasOverflowed = true;
     this.data = '';
   }
@@ -131,7 +130,7 @@ class LineScanner implements EventScanner {
 
   private addData(value: string): void {
     if (this.isSkipping) {
-      if (!this.isPassing) this.onLongData?.(`\n${value}`);
+      if (!this.isPassing) this.to.onLongData?.(`\n${value}`);
       return;
     }
     this.data = this.hasData ? `${this.data}\n${value}` : value;
@@ -168,10 +167,10 @@ class LineScanner implements EventScanner {
 
   /** Of a line in an event that is given up, `piece` came last. */
   private pass(piece: string): void {
-    if (this.isPassing) this.onLongData?.(piece);
+    if (this.isPassing) this.to.onLongData?.(piece);
     else if (this.held.startsWith('data:')) {
       this.isPassing = true;
-      this.onLongData?.(`\n${this.held.slice(5)}`);
+      this.to.onLongData?.(`\n${this.held.slice(5)}`);
     }
     this.held = this.held.slice(0, KEPT_BYTES);
   }
@@ -192,7 +191,7 @@ class LineScanner implements EventScanner {
       return false;
     this.isStart = false;
     this.eventCount++;
-    this.onEvent('', bytes.slice(valueStart(4, bytes, 0, end), end));
+    this.to.onEvent('', bytes.slice(valueStart(4, bytes, 0, end), end));
     return true;
   }
 

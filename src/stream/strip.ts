@@ -2,7 +2,7 @@
 // WHATWG HTML 9.2.6; works on binary strings: one latin1 character per byte.
 import type { Strip } from '../upstream/ask.ts';
 import type { ChoiceBook } from '../upstream/dialects/choices.ts';
-import { createUsageCut, lineEnd, MAX_EVENT_BYTES, nextLine, type UsageCut } from './usage-cut.ts';
+import { type CutTaker, createUsageCut, lineEnd, MAX_EVENT_BYTES, nextLine, type UsageCut } from './usage-cut.ts';
 
 export interface UsageStrip {
   /** Looks at the next bytes of the body (latin1), cut anywhere; returns what may go down now. */
@@ -22,7 +22,7 @@ export function createUsageStrip(strip: Strip, book: ChoiceBook): UsageStrip {
   return new GatheringStrip(strip, book);
 }
 
-class GatheringStrip implements UsageStrip {
+class GatheringStrip implements UsageStrip, CutTaker {
   private readonly strip: Strip;
   private out = '';
   private endsInCr = false;
@@ -37,10 +37,10 @@ class GatheringStrip implements UsageStrip {
 
   constructor(strip: Strip, book: ChoiceBook) {
     this.strip = strip;
-    this.cut = createUsageCut(strip, book, (bytes) => this.emit(bytes));
+    this.cut = createUsageCut(strip, book, this);
   }
 
-  private emit(bytes: string): void {
+  emit(bytes: string): void {
     this.out += bytes;
   }
 

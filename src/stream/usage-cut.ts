@@ -51,14 +51,19 @@ export interface UsageCut {
   release(): void;
 }
 
-/** For one stream. A top-level `usage` member goes with the comma before it (behind it, where it is the first); the rest goes to `emit`. */
-export function createUsageCut(strip: Strip, book: ChoiceBook, emit: (bytes: string) => void): UsageCut {
-  return new MemberCut(strip, book, emit);
+/** Where bytes go that have been walked. */
+export interface CutTaker {
+  emit(bytes: string): void;
+}
+
+/** For one stream. A top-level `usage` member goes with the comma before it (behind it, where it is the first); the rest goes to `to`. */
+export function createUsageCut(strip: Strip, book: ChoiceBook, to: CutTaker): UsageCut {
+  return new MemberCut(strip, book, to);
 }
 
 class MemberCut implements UsageCut {
   private readonly strip: Strip;
-  private readonly emit: (bytes: string) => void;
+  private readonly to: CutTaker;
   private readonly choices: ChoicesWalk;
   private text = ''; // what is being walked
   private at = 0;
@@ -78,14 +83,14 @@ class MemberCut implements UsageCut {
   private isUsage = false; // the member may have to go
   private isEscaped = false;
 
-  constructor(strip: Strip, book: ChoiceBook, emit: (bytes: string) => void) {
+  constructor(strip: Strip, book: ChoiceBook, to: CutTaker) {
     this.strip = strip;
     this.choices = createChoicesWalk(book);
-    this.emit = emit;
+    this.to = to;
   }
 
   release(): void {
-    if (this.held !== '') this.emit(this.held);
+    if (this.held !== '') this.to.emit(this.held);
     this.held = '';
     this.holdAt = -1;
   }
@@ -95,7 +100,7 @@ class MemberCut implements UsageCut {
       this.release();
       return;
     }
-    this.emit(this.text.slice(this.from, this.holdAt));
+    this.to.emit(this.text.slice(this.from, this.holdAt));
     this.held = '';
     this.holdAt = -1;
     this.from = end;
@@ -332,12 +337,12 @@ class MemberCut implements UsageCut {
     const isOther = this.place === IN_KEY && !'usage'.startsWith(this.key);
     if (isOther || this.isTooLong(this.at)) this.release();
     const end = this.holdAt < 0 ? this.at : this.holdAt;
-    this.emit(this.text.slice(this.from, end));
+    this.to.emit(this.text.slice(this.from, end));
     this.held += this.text.slice(end, this.at);
   }
 
   takeLf(): void {
-    if (this.held === '') this.emit('\n');
+    if (this.held === '') this.to.emit('\n');
     else this.held += '\n';
   }
 

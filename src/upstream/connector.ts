@@ -107,7 +107,7 @@ class SocketOpening implements Opening {
 
   /** Every socket has a listener for its errors from the beginning to its end. */
   private watch(socket: Socket): Socket {
-    this.sockets = [...this.sockets, socket];
+    this.sockets = this.sockets.concat(socket);
     return socket
       .setNoDelay(true)
       .setKeepAlive(true, KEEP_ALIVE_AFTER_MS)

@@ -10,7 +10,7 @@ type Event = [name: string, data: string];
 
 function scanAll(pieces: string[], maxEventBytes?: number): { events: Event[]; scanner: EventScanner } {
   const events: Event[] = [];
-  const scanner = createEventScanner((name, data) => events.push([name, data]), maxEventBytes);
+  const scanner = createEventScanner({ onEvent: (name, data) => events.push([name, data]) }, maxEventBytes);
   for (const piece of pieces) scanner.scan(piece);
   return { events, scanner };
 }
@@ -177,11 +177,13 @@ t.test('the data of an event over the bound come in pieces, wherever the bytes a
       let long = '';
       const events: string[] = [];
       const scanner = createEventScanner(
-        (_, data) => events.push(data.slice(0, 1) || long),
-        64,
-        (piece) => {
-          long += piece;
+        {
+          onEvent: (_, data) => events.push(data.slice(0, 1) || long),
+          onLongData: (piece) => {
+            long += piece;
+          },
         },
+        64,
       );
       for (const piece of pieces) scanner.scan(piece);
       const seen = events.map((data) => data.replaceAll(/\n\s*/g, ''));

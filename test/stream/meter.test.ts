@@ -63,7 +63,7 @@ function addDelta(delta: any, add: (key: string, text: unknown) => void): void {
 
 function readAll(dialect: Dialect, pieces: string[]) {
   const reader = dialect.createReader();
-  const scanner = createEventScanner((name, data) => reader.read(name, data));
+  const scanner = createEventScanner({ onEvent: (name, data) => reader.read(name, data) });
   const texts: string[] = [];
   const take = () => {
     for (const [i, lane] of reader.lanes.entries()) texts[i] = (texts[i] ?? '') + lane.takeText();

@@ -7,7 +7,7 @@ const bounds = { firstByteMs: 100, idleMs: 50, heartbeatMs: 20 };
 function start(overrides: Partial<typeof bounds> = {}) {
   const flow = { meaning: 0, bytes: 0 };
   const silence = createSilence({ ...bounds, ...overrides }, 0, 10);
-  const judge = (nowMs: number) => silence.judge(nowMs, () => flow.meaning, flow.bytes);
+  const judge = (nowMs: number) => silence.judge(nowMs, { meaningCount: () => flow.meaning }, flow.bytes);
   return { flow, silence, judge };
 }
 
@@ -41,16 +41,18 @@ t.test('once a stream has begun, its meaning is asked for a few times in the tim
   const silence = createSilence({ firstByteMs: 3200, idleMs: 3200, heartbeatMs: Infinity }, 0, 0);
   let looks = 0;
   let meaning = 1;
-  function look(): number {
-    looks++;
-    return meaning;
-  }
-  for (let nowMs = 10; nowMs <= 3210; nowMs += 10) t.equal(silence.judge(nowMs, look, nowMs), undefined);
+  const progress = {
+    meaningCount() {
+      looks++;
+      return meaning;
+    },
+  };
+  for (let nowMs = 10; nowMs <= 3210; nowMs += 10) t.equal(silence.judge(nowMs, progress, nowMs), undefined);
   t.equal(looks, 1 + 32);
   meaning = 2;
-  t.equal(silence.judge(3211, look, 0), undefined, 'what has come in time counts, though nobody had looked');
-  t.equal(silence.judge(6411, look, 0), undefined);
-  t.equal(silence.judge(6412, look, 0), 'idle');
+  t.equal(silence.judge(3211, progress, 0), undefined, 'what has come in time counts, though nobody had looked');
+  t.equal(silence.judge(6411, progress, 0), undefined);
+  t.equal(silence.judge(6412, progress, 0), 'idle');
 });
 
 t.test('a pause of the client’s doing counts for nothing', async (t) => {

@@ -441,7 +441,7 @@ t.test('an error event is one event in its dialect, ASCII only', async (t) => {
   for (const [dialect, name, body] of shapes) {
     const text = dialect.errorEvent(failure, feed(dialect, [{ type: 'x', sequence_number: 4 }]));
     const events: [string, string][] = [];
-    createEventScanner((event, data) => events.push([event, data])).scan(text);
+    createEventScanner({ onEvent: (event, data) => events.push([event, data]) }).scan(text);
     t.equal(events.length, 1, dialect.name);
     t.equal(events[0]![0], name, dialect.name);
     t.match(JSON.parse(events[0]![1]), body, dialect.name);

@@ -48,7 +48,7 @@ class TextLanes implements Lanes {
     const isOne = this.all.length < MAX_LANES && key.length <= MAX_KEY_CHARS;
     if (!isOne && key !== '') return this.of(''); // the shared one
     const lane = new TextLane(key, this);
-    this.all = [...this.all, lane];
+    this.all = this.all.concat(lane);
     return lane;
   }
 

@@ -98,7 +98,9 @@ function createUnfinished(named?: string) {
   return {
     contentCount: 0,
     model: named,
-    lanes: lanes.all,
+    get lanes() {
+      return lanes.all;
+    },
     get textLength() {
       return lanes.textLength;
     },

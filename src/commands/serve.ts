@@ -5,6 +5,7 @@ import type { Served } from '../gateway.ts';
 import { createLogger, type Logger } from '../telemetry/log.ts';
 import { type Command, EXIT, type Flags, readVersion, refuseArgument, tellStartFailure } from './command.ts';
 import { endWithGrace } from './ending.ts';
+import { boundGarbage } from './heap.ts';
 import { type Loaded, load } from './load.ts';
 import { reloadOnDemand } from './reload.ts';
 import { openStandIn, type StandIn } from './stand-in.ts';
@@ -44,6 +45,7 @@ Examples
     if (unexpected !== undefined) return refuseArgument(unexpected, 'serve');
     const loaded = load(flags);
     if (loaded === undefined) return EXIT.badConfiguration;
+    boundGarbage();
     const log = createLogger(loaded.config.log, isTerminal());
     let standIn: StandIn | undefined;
     try {

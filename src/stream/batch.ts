@@ -16,24 +16,30 @@ export function createBatchedMeter(meter: Meter): Meter {
 
 class BatchedMeter implements Meter {
   private readonly meter: Meter;
-  private readonly waiting: string[] = [];
-  private waitingBytes = 0;
+  /** Made once: an array that is filled and emptied is a new one each time. */
+  private readonly waiting: string[] = Array.from({ length: MAX_PIECES }, () => '');
+  private count = 0;
+  private bytes = 0;
 
   constructor(meter: Meter) {
     this.meter = meter;
   }
 
   private look(): Meter {
-    if (this.waitingBytes === 0) return this.meter;
-    this.waitingBytes = 0;
-    for (const bytes of this.waiting.splice(0)) this.meter.observe(bytes);
+    const { count } = this;
+    this.count = this.bytes = 0;
+    for (let i = 0; i < count; i++) {
+      const piece = this.waiting[i]!;
+      this.waiting[i] = '';
+      this.meter.observe(piece);
+    }
     return this.meter;
   }
 
   observe(bytes: string): void {
-    this.waitingBytes += bytes.length;
-    this.waiting.push(bytes);
-    if (this.waiting.length >= MAX_PIECES || this.waitingBytes >= MAX_BYTES) this.look();
+    this.waiting[this.count++] = bytes;
+    this.bytes += bytes.length;
+    if (this.count === MAX_PIECES || this.bytes >= MAX_BYTES) this.look();
   }
 
   errorEvent(error: StreamError): string {

@@ -13,7 +13,7 @@ import { createUsageStrip } from '../stream/strip.ts';
 import type { Tokenizer } from '../stream/tokens.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
 import type { Strip } from '../upstream/ask.ts';
-import { createChoiceBook } from '../upstream/dialects/choices.ts';
+import { createChoiceBook } from '../upstream/dialects/choice-book.ts';
 import { routeEndpoint } from '../upstream/endpoints.ts';
 import { type HeaderList, headerValue, type ResponseHead, responseHead } from '../upstream/headers.ts';
 import { createKeyMask } from '../upstream/mask.ts';

@@ -29,15 +29,6 @@ export function createSink(response: ServerResponse, options: SinkOptions): Sink
   return onHttp2 === undefined ? new ResponseSink(response, options) : createStreamSink(onHttp2, options);
 }
 
-const chunkHeads: string[] = [];
-
-/** The line before a chunk of so many bytes (RFC 9112 7.1). Those of events are few, and each is made once. */
-function chunkHead(bytes: number): string {
-  if (bytes >= 4096) return `${bytes.toString(16)}\r\n`;
-  chunkHeads[bytes] ??= `${bytes.toString(16)}\r\n`;
-  return chunkHeads[bytes];
-}
-
 class ResponseSink implements Sink {
   private readonly response: ServerResponse;
   private readonly options: SinkOptions;
@@ -57,7 +48,7 @@ class ResponseSink implements Sink {
   write(bytes: string | Buffer): boolean {
     if (typeof bytes !== 'string') return this.response.write(bytes);
     if (this.direct === undefined) return this.response.write(bytes, 'latin1');
-    return this.direct.write(`${chunkHead(bytes.length)}${bytes}\r\n`, 'latin1');
+    return this.direct.write(`${bytes.length.toString(16)}\r\n${bytes}\r\n`, 'latin1');
   }
 
   end(): void {

@@ -350,7 +350,6 @@ class RouteTries implements Tries, AttemptEvents {
   }
 
   judge(nowMs: number): void {
-    if (this.winner !== undefined && this.live.length === 0 && this.dropped === undefined) return;
     for (const { attempt } of this.live) attempt.judge(nowMs, !this.events.hasBegun());
     for (const [attempt, sinceMs] of this.dropped ?? []) if (nowMs - sinceMs > DROP_MS) this.abandon(attempt);
     if (this.winner === undefined) this.hedge(nowMs);

@@ -1,6 +1,6 @@
 // Walks through the nested values of a chunk, and notes in its `choices` which of them have their `finish_reason`.
 // RFC 8259; works on binary strings: one latin1 character per byte.
-import type { ChoiceBook } from '../upstream/dialects/choices.ts';
+import type { ChoiceBook } from '../upstream/dialects/choice-book.ts';
 
 export interface ChoicesWalk {
   /** Behind the opening bracket of an object or array; whether it is the array of choices. */

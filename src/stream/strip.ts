@@ -1,7 +1,7 @@
 // Takes out of an event stream the token usage that is in it only because Sluicegate asked, and holds back nothing else.
 // WHATWG HTML 9.2.6; works on binary strings: one latin1 character per byte.
 import type { Strip } from '../upstream/ask.ts';
-import type { ChoiceBook } from '../upstream/dialects/choices.ts';
+import type { ChoiceBook } from '../upstream/dialects/choice-book.ts';
 import { type CutTaker, createUsageCut, lineEnd, MAX_EVENT_BYTES, nextLine, type UsageCut } from './usage-cut.ts';
 
 export interface UsageStrip {

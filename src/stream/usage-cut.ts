@@ -1,7 +1,7 @@
 // Cuts the member `usage` out of the objects in an event stream as they pass, and holds back only what may belong to it.
 // WHATWG HTML 9.2.6 and RFC 8259; works on binary strings: one latin1 character per byte.
 import type { Strip } from '../upstream/ask.ts';
-import type { ChoiceBook } from '../upstream/dialects/choices.ts';
+import type { ChoiceBook } from '../upstream/dialects/choice-book.ts';
 import { type ChoicesWalk, closingQuote, createChoicesWalk } from './choices.ts';
 
 /** An event that is longer goes by untouched from here on. */

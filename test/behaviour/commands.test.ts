@@ -25,6 +25,7 @@ t.test('without key or setting: the demo answers the curl line that was printed,
   const running = runSluicegate(t, [], anyPorts, t.testdir());
   const [, url, body] = await running.said(/curl -N (\S+) -H 'content-type: application\/json' -d '(.*)'/);
   t.match(running.stderr, /built-in demo/);
+  t.notMatch(running.stderr, /unrecognized flag/, 'Node knows what it is told about its heap');
   const answer = await fetch(url!, { method: 'POST', headers: { 'content-type': 'application/json' }, body: body! });
   t.equal(answer.status, 200);
   t.match(await answer.text(), /^data: .*"content":[\s\S]*data: \[DONE\]\n\n$/);

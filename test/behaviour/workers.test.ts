@@ -438,9 +438,11 @@ t.test('a fault inside: another serves at once, what was live may end, and the f
   const [first = 0] = gateway.pids();
   process.kill(first, 'SIGWINCH');
   await gateway.said(/^\{"level":60,.*"fault":"TypeError"/m);
-  await gateway.said(/"another worker serves"/);
+  // What is live may end for some seconds, which on a slow machine another takes to start: it is begun before.
+  await until('another to be started', () => gateway.pids().length === 3);
   t.ok(isRunning(first), 'before the other has ended');
   for (const stream of streams) t.match(await finish(stream), '[DONE]');
+  await gateway.said(/"another worker serves"/);
   await until('the faulty one to be gone', () => !isRunning(first));
   await gateway.said(/"a worker died/);
   t.equal(gateway.pids().length, 2, 'and it is not replaced twice');

@@ -9,7 +9,7 @@ import { createTokenizer } from '../../src/stream/tokens.ts';
 import type { Strip } from '../../src/upstream/ask.ts';
 import { anthropic } from '../../src/upstream/dialects/anthropic.ts';
 import { chat } from '../../src/upstream/dialects/chat.ts';
-import { createChoiceBook } from '../../src/upstream/dialects/choices.ts';
+import { createChoiceBook } from '../../src/upstream/dialects/choice-book.ts';
 import { completions } from '../../src/upstream/dialects/completions.ts';
 import type { Dialect } from '../../src/upstream/dialects/dialect.ts';
 import { responses } from '../../src/upstream/dialects/responses.ts';

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import t from 'tap';
 import { createUsageStrip } from '../../src/stream/strip.ts';
-import { createChoiceBook } from '../../src/upstream/dialects/choices.ts';
+import { createChoiceBook } from '../../src/upstream/dialects/choice-book.ts';
 import { createRandom } from '../support/random.ts';
 import { recordedStreams } from '../support/streams.ts';
 

@@ -5,6 +5,7 @@ import { createEventScanner } from '../../src/stream/sse.ts';
 import { anthropic } from '../../src/upstream/dialects/anthropic.ts';
 import { speech, transcription } from '../../src/upstream/dialects/audio.ts';
 import { chat } from '../../src/upstream/dialects/chat.ts';
+import { createChoiceBook } from '../../src/upstream/dialects/choice-book.ts';
 import { completions } from '../../src/upstream/dialects/completions.ts';
 import type { Dialect, EventReader } from '../../src/upstream/dialects/dialect.ts';
 import { images } from '../../src/upstream/dialects/images.ts';
@@ -507,4 +508,23 @@ t.test('paths are known by their templates, under /v1 and as Azure has them', as
     const routed = routeEndpoint(method, path);
     t.same([routed.endpoint, routed.dialect.name, routed.operation], [endpoint, dialect, operation], request);
   }
+});
+
+t.test('choices are known by their indexes, whichever and in whatever order, up to a bound', async (t) => {
+  const book = createChoiceBook();
+  t.equal(book.areEnded, false, 'none is not all');
+  t.same(
+    [0, 2, '2', 0].map((index) => book.begin(index)),
+    [true, true, true, false],
+  );
+  book.end(0);
+  book.end(2);
+  t.equal(book.areEnded, false);
+  book.end('2');
+  book.end('2');
+  t.equal(book.areEnded, true);
+  t.equal(book.begin(2), false, 'it has ended, and does not begin anew');
+  const begun = Array.from({ length: 3000 }, (_, index) => book.begin(index + 10)).filter(Boolean).length;
+  t.equal(begun, 1022, 'with 2 and "2" there are 1,024 besides the first');
+  t.notOk(book.isKnown(2999));
 });

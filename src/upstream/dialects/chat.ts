@@ -1,5 +1,5 @@
 // Chat completions as OpenAI defines them and as two dozen providers bend them; completions.ts shares the frame.
-import { createChoiceBook } from './choices.ts';
+import { createChoiceBook } from './choice-book.ts';
 import { type Dialect, formatEvent, indexOf, isObject, type JsonObject, openaiError, type Usage } from './dialect.ts';
 import { createReader, type Findings, type Interpreter } from './reader.ts';
 import { readOpenaiUsage } from './usage.ts';

@@ -1,6 +1,7 @@
 // The record of one request, and the only one: every part writes into it what it saw, and its end is told once.
 import type { Price } from './config.ts';
 import type { Amount } from './limits/store.ts';
+import { Roster, type Seat } from './roster.ts';
 import { costOf, spentInAll } from './spending.ts';
 import type { Meter, Metered } from './stream/meter.ts';
 import type { Trace } from './telemetry/traces.ts';
@@ -70,6 +71,8 @@ export interface Exchange {
   costNanoUsd: number | undefined;
   /** About how many tokens of output had gone down when the client left; undefined unless the answer was read on without it. */
   outputHeard: number | undefined;
+  /** The ledger's. */
+  seat: Seat<Exchange> | undefined;
 }
 
 /** An answer that was begun and not waited for; its tokens are paid for too. */
@@ -133,12 +136,13 @@ export function createExchange(arrival: Arrival): Exchange {
     tokens: undefined,
     costNanoUsd: undefined,
     outputHeard: undefined,
+    seat: undefined,
   };
 }
 
 /** Keeps every live exchange, and ends each exactly once. */
 export interface Ledger {
-  readonly live: ReadonlySet<Exchange>;
+  readonly live: Iterable<Exchange>;
   open(exchange: Exchange): void;
   /** Ends the exchange with this outcome; later calls change nothing. Its record is told once its tokens are counted. */
   end(exchange: Exchange, outcome: Outcome): void;
@@ -152,8 +156,8 @@ export interface Ledger {
  * @param record tells metrics and log, once for each exchange, after its tokens are known
  */
 export function createLedger(now: () => number, record: (exchange: Exchange) => void): Ledger {
-  const live = new Set<Exchange>();
-  const settling = new Set<Promise<void>>();
+  const live = new Roster<Exchange>();
+  const settling = new Roster<Promise<void>>();
 
   async function settle(exchange: Exchange): Promise<void> {
     const { meter, prompt, operation, price, rivals } = exchange;
@@ -169,16 +173,17 @@ export function createLedger(now: () => number, record: (exchange: Exchange) => 
 
   return {
     live,
-    open: (exchange) => void live.add(exchange),
+    open(exchange) {
+      exchange.seat = live.enter(exchange);
+    },
     end(exchange, outcome) {
-      if (!live.delete(exchange)) return;
+      if (!exchange.seat?.leave()) return;
       exchange.outcome = outcome;
       // Of a whole answer nothing was refused, even if that was wanted at its last moment.
       if (outcome !== 'rejected') exchange.rejection = undefined;
       exchange.durationMs = now() - exchange.startedAtMs;
       exchange.lease?.end();
-      const settlement = settle(exchange).finally(() => settling.delete(settlement));
-      settling.add(settlement);
+      const settlement = settling.enter(settle(exchange).finally(() => settlement.leave()));
     },
     async settled() {
       while (settling.size > 0) await Promise.all(settling);

@@ -16,6 +16,7 @@ import { serveOps } from './http/ops.ts';
 import { answerErrors, createReception, serveClients } from './http/reception.ts';
 import type { LimitStore } from './limits/store.ts';
 import { openStoreSwitch } from './limits/switch.ts';
+import { Roster } from './roster.ts';
 import { createClock } from './stream/clock.ts';
 import { createTokenizer, type Tokenizer } from './stream/tokens.ts';
 import { createBoard } from './telemetry/board.ts';
@@ -96,7 +97,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
 
   // Who is under way, and what is told of them.
   const clock = createClock(beatMs, onFault);
-  const passages = new Set<Passage>();
+  const passages = new Roster<Passage>();
   const notice = common?.notice ?? createNotice(clock.now);
   const drain = createDrain(notice, passages);
   const outlets = createOutlets(clock.now, onFault);

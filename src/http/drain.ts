@@ -1,6 +1,7 @@
 // The end of serving: the gateway says that it leaves, then takes no more requests, then lets what is live end in its time.
 import { setTimeout as delayFor } from 'node:timers/promises';
 import type { FastifyInstance } from 'fastify';
+import type { Roster } from '../roster.ts';
 import type { Passage } from './forward.ts';
 import type { Notice } from './notice.ts';
 
@@ -17,7 +18,7 @@ const REST_MS = 20;
 const CUT_GRACE_MS = 1200;
 
 /** @param passages the requests that are on their way */
-export function createDrain(notice: Notice, passages: ReadonlySet<Passage>): Drain {
+export function createDrain(notice: Notice, passages: Roster<Passage>): Drain {
   let state: Drain['state'] = 'ready';
 
   async function close(app: FastifyInstance, drainMs: number): Promise<void> {

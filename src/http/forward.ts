@@ -2,6 +2,7 @@
 import type { Upstream } from '../config.ts';
 import { type ErrorCode, type ErrorDetail, GatewayError } from '../errors.ts';
 import type { Exchange, Ledger, Outcome, Phase } from '../exchange.ts';
+import type { Roster, Seat } from '../roster.ts';
 import { outputSoFar } from '../spending.ts';
 import type { Judged } from '../stream/clock.ts';
 import type { HeaderList } from '../upstream/headers.ts';
@@ -21,7 +22,7 @@ import { createTries, type Tries, type TriesEvents, type TriesParts } from './tr
 export interface Station extends AnswerParts, EntranceParts, TriesParts {
   readonly ledger: Ledger;
   /** All requests that are on their way. */
-  readonly passages: Set<Passage>;
+  readonly passages: Roster<Passage>;
 }
 
 /** A request that is on its way. */
@@ -68,6 +69,8 @@ class ForwardedRequest implements Passage, EntranceEvents, TriesEvents, AnswerOw
   /** When the client left, where the answer is read on without it. */
   private unheardSinceMs: number | undefined;
   private isOver = false;
+  /** On the clock, and among those that are on their way. */
+  private seats: readonly (Seat<Passage> | Seat<Judged>)[] = [];
   private readonly onHalfClose = () => this.halfClosed();
 
   constructor(journey: Journey, station: Station, admit: Admit) {
@@ -82,8 +85,7 @@ class ForwardedRequest implements Passage, EntranceEvents, TriesEvents, AnswerOw
   begin(): void {
     const { request, response } = this.journey;
     const { socket } = request;
-    this.station.passages.add(this);
-    this.station.clock.onBeat(this);
+    this.seats = [this.station.passages.enter(this), this.station.clock.onBeat(this)];
     response.on('close', () => this.clientGone());
     socket.on('end', this.onHalfClose);
     request.on(REFUSED, (error: GatewayError) => this.fail(error, 'rejected'));
@@ -97,14 +99,12 @@ class ForwardedRequest implements Passage, EntranceEvents, TriesEvents, AnswerOw
   onOutcome(outcome: Outcome): void {
     if (this.isOver) return;
     this.isOver = true;
-    const { clock, passages, ledger } = this.station;
-    clock.offBeat(this);
+    for (const seat of this.seats) seat.leave();
     this.journey.request.socket.off('end', this.onHalfClose);
     this.leaveEntrance();
     if (this.answer !== undefined && UPSTREAM_BROKE.has(outcome)) this.tries?.leading?.failed();
     this.tries?.abort();
-    passages.delete(this);
-    ledger.end(this.exchange, outcome);
+    this.station.ledger.end(this.exchange, outcome);
   }
 
   private leaveEntrance(): void {

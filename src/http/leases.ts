@@ -2,6 +2,7 @@
 import type { Exchange, Lease } from '../exchange.ts';
 import { hasLease } from '../limits/standings.ts';
 import type { Amount, CallerLimits, LimitStore, Running } from '../limits/store.ts';
+import { Roster } from '../roster.ts';
 import { spentSoFar } from '../spending.ts';
 
 /** A request that was admitted. */
@@ -28,7 +29,7 @@ const RENEW_MS = 1_000;
 
 /** @param onFault told of a fault of ours while leases were renewed */
 export function createLeases(onFault: (fault: unknown) => void, renewMs: number = RENEW_MS): Leases {
-  const live = new Set<Grant>();
+  const live = new Roster<Grant>();
   const timer = setInterval(renewAll, renewMs);
   timer.unref();
 
@@ -37,20 +38,20 @@ export function createLeases(onFault: (fault: unknown) => void, renewMs: number 
   }
 
   async function renew(store: LimitStore): Promise<void> {
-    const grants = [...live].filter((grant) => grant.store === store);
-    const exhausted = await store.renew(grants.map((grant) => runningOf(grant, spentSoFar(grant.exchange))));
-    for (const grant of grants) if (live.has(grant) && exhausted.has(grant.caller)) grant.cut?.();
+    const seats = [...live.seats()].filter(({ member }) => member.store === store);
+    const exhausted = await store.renew(seats.map(({ member }) => runningOf(member, spentSoFar(member.exchange))));
+    for (const { isTaken, member } of seats) if (isTaken && exhausted.has(member.caller)) member.cut?.();
   }
 
   return {
     open(grant) {
       if (!hasLease(grant.limits)) return undefined;
-      live.add(grant);
+      const seat = live.enter(grant);
       return {
         // Most are settled in this very turn; a slot must not wait for tokens to be counted.
-        end: () => void setImmediate(() => live.has(grant) && grant.store.free(grant)),
+        end: () => void setImmediate(() => seat.isTaken && grant.store.free(grant)),
         settle(spent) {
-          if (live.delete(grant)) grant.store.settle(runningOf(grant, spent));
+          if (seat.leave()) grant.store.settle(runningOf(grant, spent));
         },
       };
     },

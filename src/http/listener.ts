@@ -3,6 +3,7 @@ import { createServer, type IncomingMessage, METHODS, type RequestListener, type
 import type { Socket } from 'node:net';
 import { type FastifyInstance, fastify } from 'fastify';
 import { detailOf, type ErrorCode, errorBody, errorTable, GatewayError } from '../errors.ts';
+import { Roster } from '../roster.ts';
 import { countHeader } from '../upstream/headers.ts';
 import { letGoInTurns } from './crowd.ts';
 import { closeGently, refuse } from './refuse.ts';
@@ -163,7 +164,7 @@ function isHandshake({ method, httpVersion, headers }: IncomingMessage): boolean
 
 /** Hands on what is a request beyond doubt, and lets a closed server's connections go as soon as they have their answer. */
 function takeRequests(server: Server, handler: RequestListener, options: ListenerOptions): Server {
-  const underWay = new Set<ServerResponse>();
+  const underWay = new Roster<ServerResponse>();
   /** Connections that have not brought a request yet. */
   const silent = new Set<Socket>();
 
@@ -175,9 +176,9 @@ function takeRequests(server: Server, handler: RequestListener, options: Listene
     // What follows the offer of another protocol may be in that protocol already.
     if (options.isLeaving() || request.headers.upgrade !== undefined) response.shouldKeepAlive = false;
     silent.delete(socket);
-    underWay.add(response);
+    const seat = underWay.enter(response);
     response.on('close', () => {
-      underWay.delete(response);
+      seat.leave();
       if (answers.get(socket) === response) answers.delete(socket);
       if (!server.listening) setImmediate(() => server.closeIdleConnections());
     });

@@ -35,7 +35,7 @@ export function createProbes(): (journey: Journey, station: Station, admit: Admi
       isOver = true;
       clearTimeout(timer);
       request.socket.off('end', onHalfClose);
-      passages.delete(passage);
+      seat.leave();
       const others = (running.get(caller) ?? 1) - 1;
       if (others === 0) running.delete(caller);
       else running.set(caller, others);
@@ -125,7 +125,7 @@ export function createProbes(): (journey: Journey, station: Station, admit: Admi
       drain: () => breakOff('draining', 'drained'),
       end: () => breakOff('ended_by_operator', 'rejected'),
     };
-    passages.add(passage);
+    const seat = passages.enter(passage);
     running.set(caller, (running.get(caller) ?? 0) + 1);
     response.once('close', () => settle('client_closed'));
     request.socket.once('end', onHalfClose);

@@ -1,6 +1,7 @@
 // HTTP/2 connections of clients: their requests, their clocks, and the bounds of what they may ask (RFC 9113 10.5).
 import { constants, createServer, type IncomingHttpHeaders, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2';
 import type { Socket } from 'node:net';
+import { Roster } from '../roster.ts';
 import { reset } from '../stream/reset.ts';
 import type { ListenerClocks } from './listener.ts';
 import { StreamRequest, StreamResponse } from './stream-message.ts';
@@ -58,7 +59,7 @@ export function createSessions(parts: SessionsParts): Sessions {
   const { clocks, keepAliveMs } = parts;
   const sessions = new Map<ServerHttp2Session, Standing>();
   /** Requests whose bodies are still to come, and since when. */
-  const uploads = new Map<StreamRequest, { readonly response: StreamResponse; readonly sinceMs: number }>();
+  const uploads = new Roster<{ readonly request: StreamRequest; readonly response: StreamResponse; readonly sinceMs: number }>();
   let isClosing = false;
   const server = createServer({
     settings: { maxConcurrentStreams: MAX_STREAMS, initialWindowSize: STREAM_WINDOW_BYTES },
@@ -101,9 +102,9 @@ export function createSessions(parts: SessionsParts): Sessions {
     const response = new StreamResponse(stream);
     standing.live += 1;
     standing.hasServed = true;
-    if (!request.isWhole) uploads.set(request, { response, sinceMs: performance.now() });
+    const seat = request.isWhole ? undefined : uploads.enter({ request, response, sinceMs: performance.now() });
     response.once('close', () => {
-      uploads.delete(request);
+      seat?.leave();
       standing.live -= 1;
       standing.quietSinceMs = performance.now();
     });
@@ -114,14 +115,13 @@ export function createSessions(parts: SessionsParts): Sessions {
     const nowMs = performance.now();
     if (isClosing && sessions.size === 0) clearInterval(timer);
     for (const [session, standing] of sessions) judge(session, standing, nowMs);
-    for (const [request, { response, sinceMs }] of uploads) {
+    for (const seat of uploads.seats()) {
+      const { request, response, sinceMs } = seat.member;
       response.letGoOfRest();
-      const isWhole = request.isWhole;
-      const isLate = !isWhole && nowMs - sinceMs > clocks.requestMs;
-      if (isWhole) uploads.delete(request);
-      if (!isLate) continue;
-      uploads.set(request, { response, sinceMs: Number.POSITIVE_INFINITY });
-      parts.spread(() => parts.onLate(request, response));
+      const isLate = !request.isWhole && nowMs - sinceMs > clocks.requestMs;
+      // What is late is told once.
+      if (request.isWhole || isLate) seat.leave();
+      if (isLate) parts.spread(() => parts.onLate(request, response));
     }
   }
 

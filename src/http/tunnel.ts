@@ -39,10 +39,9 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
   function settle(outcome: Outcome, cause?: string): void {
     if (isOver) return;
     isOver = true;
-    clock.offBeat(judged);
     exchange.cause = cause ?? exchange.cause;
     if (channel === undefined) tries?.abort();
-    station.passages.delete(passage);
+    for (const seat of seats) seat.leave();
     ledger.end(exchange, outcome);
   }
 
@@ -177,9 +176,7 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
       channel?.hurry();
     },
   };
-  station.passages.add(passage);
-  const judged = { judge };
-  clock.onBeat(judged);
+  const seats = [station.passages.enter(passage), clock.onBeat({ judge })];
   const early = holdEarly(socket, () => fail('invalid_request', 'rejected'));
   response.once('close', onClientGone);
   socket.once('end', onHalfClose);

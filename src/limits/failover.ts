@@ -1,4 +1,5 @@
 // The shared store, and what stands in while it is away: nobody waits for it twice, and what it was not told it is told later.
+import { Roster } from '../roster.ts';
 import type { SharedStore } from './redis.ts';
 import { hasLease } from './standings.ts';
 import { type Admission, type Amount, type LimitStore, type Running, type Standings, StoreFailure, type Verdict } from './store.ts';
@@ -51,7 +52,7 @@ const NOTHING: Amount = { tokens: 0, nanoUsd: 0 };
 export async function createFailoverStore(options: FailoverOptions): Promise<FailoverStore> {
   const { shared, local, onChange, timeoutMs = TIMEOUT_MS, probeMs = PROBE_MS, maxUntold = MAX_UNTOLD } = options;
   const granted = new Map<string, Granted>();
-  const waiting = new Set<(failure: StoreFailure) => void>();
+  const waiting = new Roster<(failure: StoreFailure) => void>();
   const untold = createBoundedQueue<Word>(maxUntold);
   let isUp = true;
   let isClosed = false;
@@ -62,20 +63,19 @@ export async function createFailoverStore(options: FailoverOptions): Promise<Fai
   /** The answer, unless it takes too long or the store turns out to be away meanwhile. A failure marks the store as away. */
   function within<T>(answer: Promise<T>, limitMs: number): Promise<T> {
     return new Promise((resolve, reject) => {
-      const giveUp = (failure: StoreFailure) => {
+      const seat = waiting.enter((failure) => {
         clearTimeout(timer);
-        waiting.delete(giveUp);
+        seat.leave();
         reject(failure);
-      };
+      });
       // Judged after the loop has polled its sockets: the answer may have come while the process was busy.
-      const timer = setTimeout(() => setImmediate(() => waiting.has(giveUp) && goDown('TIMEOUT')), limitMs);
-      waiting.add(giveUp);
+      const timer = setTimeout(() => setImmediate(() => seat.isTaken && goDown('TIMEOUT')), limitMs);
       answer.then(
         (value) => {
           clearTimeout(timer);
-          if (waiting.delete(giveUp)) resolve(value);
+          if (seat.leave()) resolve(value);
         },
-        (failure) => waiting.has(giveUp) && goDown(failure instanceof StoreFailure ? failure.code : 'FAULT'),
+        (failure) => seat.isTaken && goDown(failure instanceof StoreFailure ? failure.code : 'FAULT'),
       );
     });
   }

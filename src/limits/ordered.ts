@@ -46,7 +46,10 @@ export class Ordered<V> {
     if (this.size === 0) this.#links = undefined;
   }
 
-  #cut({ before, after }: Link<V>): void {
+  #cut(link: Link<V>): void {
+    const { before, after } = link;
+    // Else one that is gone, and old, keeps all that came behind it from the young collector.
+    link.before = link.after = undefined;
     if (before) before.after = after;
     else this.#first = after;
     if (after) after.before = before;

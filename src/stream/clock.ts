@@ -1,5 +1,6 @@
 // Monotonic time, one coarse beat on which all live streams judge their deadlines, and turns of the loop that stay short.
 import { performance } from 'node:perf_hooks';
+import { Roster, type Seat } from '../roster.ts';
 
 /** What has deadlines. */
 export interface Judged {
@@ -9,9 +10,8 @@ export interface Judged {
 export interface Clock {
   /** Monotonic milliseconds: a jump of the wall clock changes no duration and no deadline. */
   now(): number;
-  /** Has it judged on every beat, until `offBeat`. */
-  onBeat(judged: Judged): void;
-  offBeat(judged: Judged): void;
+  /** Has it judged on every beat, until it leaves its seat. */
+  onBeat(judged: Judged): Seat<Judged>;
   /**
    * Runs a task: at once, or, where this turn of the loop has had its share of such tasks, in one of the next turns, in
    * their order. For what thousands of requests can want at one instant.
@@ -33,14 +33,14 @@ const SHARE_MS = 2;
  * stopped or busy is read before anyone is found to have been silent.
  */
 export function createClock(beatMs: number = BEAT_MS, onFault: (fault: unknown) => void = () => undefined): Clock {
-  const all = new Set<Judged>();
+  const all = new Roster<Judged>();
   const now = () => performance.now();
   const spread = createSpread(now);
 
   let isJudging = false;
 
   /** A few in each turn, all by the time at which the beat began: what has come by then has been read. */
-  function beat(nowMs: number, waiting: Iterator<Judged>): void {
+  function beat(nowMs: number, waiting: Iterator<Seat<Judged>>): void {
     const untilMs = now() + BEAT_SHARE_MS;
     for (let next = waiting.next(); !next.done; next = waiting.next()) {
       judge(next.value, nowMs);
@@ -51,12 +51,12 @@ export function createClock(beatMs: number = BEAT_MS, onFault: (fault: unknown) 
     isJudging = false;
   }
 
-  function judge(judged: Judged, nowMs: number): void {
+  function judge(seat: Seat<Judged>, nowMs: number): void {
     try {
-      judged.judge(nowMs);
+      seat.member.judge(nowMs);
     } catch (fault) {
       // One stream's fault is not the others': it is judged no more.
-      all.delete(judged);
+      seat.leave();
       onFault(fault);
     }
   }
@@ -64,14 +64,13 @@ export function createClock(beatMs: number = BEAT_MS, onFault: (fault: unknown) 
   const timer = setInterval(() => {
     if (all.size === 0 || isJudging) return;
     isJudging = true;
-    setImmediate(beat, now(), all.values());
+    setImmediate(beat, now(), all.seats());
   }, beatMs);
   timer.unref();
 
   return {
     now,
-    onBeat: (judged) => void all.add(judged),
-    offBeat: (judged) => void all.delete(judged),
+    onBeat: (judged) => all.enter(judged),
     spread: spread.run,
     close() {
       clearInterval(timer);

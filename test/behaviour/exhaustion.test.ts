@@ -6,9 +6,11 @@ import { type AddressInfo, connect as connectSocket, type Socket } from 'node:ne
 import { join } from 'node:path';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { getHeapSpaceStatistics } from 'node:v8';
 import t, { type Test } from 'tap';
 import { stringify } from 'yaml';
 import { createExchange } from '../../src/exchange.ts';
+import { Roster, type Seat } from '../../src/roster.ts';
 import { createClock } from '../../src/stream/clock.ts';
 import { createNullMeter, type Meter } from '../../src/stream/meter.ts';
 import { createTokenizer } from '../../src/stream/tokens.ts';
@@ -16,6 +18,7 @@ import { createMetrics } from '../../src/telemetry/metrics.ts';
 import { startTestGateway } from '../support/gateway.ts';
 import { type Metrics, NO_METRICS_PARTS, parseMetrics } from '../support/metrics.ts';
 import { type Running, runSluicegate } from '../support/process.ts';
+import { createRandom } from '../support/random.ts';
 import { startUpstream } from '../support/upstream.ts';
 import { connect, type WireClient } from '../support/wire.ts';
 
@@ -588,6 +591,52 @@ t.test('spread tasks run in their order, a little in each turn of the loop, and 
   });
   clock.close();
   t.ok(isLast, 'what still waits runs when the clock closes');
+});
+
+t.test('a roster has whoever has entered and not left, however they come and go', async (t) => {
+  const random = createRandom(7);
+  const roster = new Roster<number>();
+  const here = new Map<number, Seat<number>>();
+  const faults: string[] = [];
+  for (let n = 0; n < 10_000; n++) {
+    const gone = [...here.keys()][random(20)];
+    if (gone === undefined) here.set(n, roster.enter(n));
+    else {
+      const seat = here.get(gone);
+      here.delete(gone);
+      if (seat?.leave() !== true || seat.leave() || seat.isTaken) faults.push(`${gone} did not leave once`);
+    }
+    const seen = [...roster].toSorted((a, b) => a - b);
+    if (String(seen) !== String([...here.keys()]) || roster.size !== here.size) faults.push(`${seen} and not ${[...here.keys()]}`);
+  }
+  t.same(faults, []);
+  t.ok(here.size > 0, `${here.size} are left`);
+});
+
+t.test('who leaves or enters while a roster is gone through is not met, and all others are', async (t) => {
+  const roster = new Roster<number>();
+  const seats = Array.from({ length: 6 }, (_, n) => roster.enter(n));
+  const met: number[] = [];
+  for (const n of roster) {
+    met.push(n);
+    if (n === 1) for (const gone of [0, 1, 3]) seats[gone]?.leave();
+    if (n === 2) roster.enter(6);
+  }
+  t.same(met, [0, 1, 2, 4, 5]);
+  t.same(new Set(roster), new Set([2, 4, 5, 6]));
+});
+
+t.test('who has left a roster is gone for the young collector too', async (t) => {
+  const roster = new Roster<object>();
+  const oldBytes = () => getHeapSpaceStatistics().find((space) => space.space_name === 'old_space')?.space_used_size ?? Number.NaN;
+  const before = oldBytes();
+  let most = 0;
+  for (let n = 0; n < 100_000; n++) {
+    roster.enter({ payload: new Array(100).fill(n) }).leave();
+    if (n % 1000 === 0) most = Math.max(most, oldBytes() - before);
+  }
+  // Of 80 MB. With a Set in its place it is some 40.
+  t.ok(most < 2 * MIB, `${(most / MIB).toFixed(1)} MiB were promoted`);
 });
 
 t.test('a beat is judged a little in each turn of the loop, all by the time at which it began', async (t) => {

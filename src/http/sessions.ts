@@ -59,7 +59,7 @@ export function createSessions(parts: SessionsParts): Sessions {
   const { clocks, keepAliveMs } = parts;
   const sessions = new Map<ServerHttp2Session, Standing>();
   /** Requests whose bodies are still to come, and since when. */
-  const uploads = new Roster<{ readonly request: StreamRequest; readonly response: StreamResponse; readonly sinceMs: number }>();
+  const uploads = new Roster<{ readonly request: StreamRequest; readonly response: StreamResponse; sinceMs: number }>();
   let isClosing = false;
   const server = createServer({
     settings: { maxConcurrentStreams: MAX_STREAMS, initialWindowSize: STREAM_WINDOW_BYTES },
@@ -118,10 +118,11 @@ export function createSessions(parts: SessionsParts): Sessions {
     for (const seat of uploads.seats()) {
       const { request, response, sinceMs } = seat.member;
       response.letGoOfRest();
-      const isLate = !request.isWhole && nowMs - sinceMs > clocks.requestMs;
-      // What is late is told once.
-      if (request.isWhole || isLate) seat.leave();
-      if (isLate) parts.spread(() => parts.onLate(request, response));
+      if (request.isWhole) seat.leave();
+      else if (nowMs - sinceMs > clocks.requestMs) {
+        seat.member.sinceMs = Number.POSITIVE_INFINITY;
+        parts.spread(() => parts.onLate(request, response));
+      }
     }
   }
 

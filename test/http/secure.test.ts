@@ -88,6 +88,21 @@ t.test('A14 a body that stalls on a stream is answered with 408, and the connect
   t.equal(await client.call({ ':path': '/fast' }).body(), 'fast\n');
 });
 
+t.test('A14 and is told to keep the rest, however late it takes its answer', async (t) => {
+  const { port } = await listen(t, { ...slow, headersMs: 200, requestMs: 200, keepAliveMs: 60_000 });
+  const client = await connectFrames(t, port);
+  const noWindow = frame(FRAME.settings, 0, 0, Buffer.from([0, 4, 0, 0, 0, 0]));
+  client.send(noWindow, frame(FRAME.headers, END_HEADERS, 1, head('POST', '/x')), frame(FRAME.data, 0, 1, Buffer.from('half')));
+  await client.frame(({ type, stream }) => type === FRAME.headers && stream === 1, 'the head of the answer');
+  // A ping that is answered: by then whatever was done with the head is done.
+  client.send(frame(FRAME.ping, 0, 0, Buffer.alloc(8)));
+  await client.frame(({ type, flags }) => type === FRAME.ping && flags === 1, 'the ping');
+  client.send(frame(FRAME.window, 0, 1, Buffer.from([0, 0, 255, 255])));
+  await client.frame(({ type, flags }) => type === FRAME.data && (flags & END_STREAM) !== 0, 'the answer');
+  const { payload } = await client.frame(({ type }) => type === FRAME.rst, 'the reset');
+  t.equal(payload.readUInt32BE(0), 0, 'NO_ERROR');
+});
+
 t.test('A16 a body whose stream is reset never seems to have come whole', async (t) => {
   const { arrivals, port } = await listen(t, slow);
   const client = await connectFrames(t, port);

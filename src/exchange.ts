@@ -71,7 +71,7 @@ export interface Exchange {
   costNanoUsd: number | undefined;
   /** About how many tokens of output had gone down when the client left; undefined unless the answer was read on without it. */
   outputHeard: number | undefined;
-  /** The ledger's. */
+  /** Its place among the ledger's live ones, which it leaves as it ends. */
   seat: Seat<Exchange> | undefined;
 }
 

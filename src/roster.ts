@@ -1,4 +1,4 @@
-// Who is under way. What comes and goes with each call is kept in one of these, and not in a Set or a Map.
+// Who is under way. What comes and goes with each call is kept in one of these, and not in a Set.
 //
 // A Set of a few members makes a new table each time that one of them leaves. The table before is garbage; but garbage of the old
 // generation counts as alive until that is marked, which is seldom, and so does all that it points to: V8 promotes the whole of a

@@ -93,7 +93,8 @@ export function createBoard(live: () => Iterable<Exchange>, now: () => number, s
     return id;
   }
 
-  function show(exchange: Exchange, tokens: number, nowMs: number): StreamView {
+  function show(exchange: Exchange, nowMs: number): StreamView {
+    const tokens = outputSoFar(exchange.meter);
     const { requestId, client, upstream, endpoint, phase, startedAtMs, ttftMs, bytesOut } = exchange;
     return {
       ...{ id: idOf(exchange), requestId, client, upstream, model: modelOf(exchange), endpoint, phase, ttftMs, tokens, bytesOut },
@@ -138,18 +139,14 @@ export function createBoard(live: () => Iterable<Exchange>, now: () => number, s
 
     view() {
       const nowMs = now();
-      const streams: StreamView[] = [];
-      let streamCount = 0;
-      let tokensPerSecond = 0;
-      for (const exchange of live()) {
-        streamCount += 1;
-        if (streamCount > MAX_STREAMS) continue;
-        const tokens = outputSoFar(exchange.meter);
-        tokensPerSecond += rateOf(exchange, tokens, nowMs);
-        streams.push(show(exchange, tokens, nowMs));
-      }
+      const oldestFirst = [...live()].sort((one, other) => one.startedAtMs - other.startedAtMs);
+      const streamCount = oldestFirst.length;
+      const streams = oldestFirst.slice(0, MAX_STREAMS).map((exchange) => show(exchange, nowMs));
       // Thousands are not looked at for one figure: the last sample has it.
-      if (streamCount > MAX_STREAMS) tokensPerSecond = history.tokensPerSecond.at(-1) ?? 0;
+      const tokensPerSecond =
+        streamCount > MAX_STREAMS
+          ? (history.tokensPerSecond.at(-1) ?? 0)
+          : streams.reduce((total, stream) => total + stream.tokensPerSecond, 0);
       return { streamCount, tokensPerSecond, streams, totals, history, recent: recent.slice(-MAX_RECENT).reverse() };
     },
 

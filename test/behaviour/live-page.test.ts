@@ -103,6 +103,20 @@ t.test('what is under way, and how it ended: figures, and no word of what was sa
     t.notMatch(JSON.stringify([before, after]), secret, 'neither texts, nor keys, nor an upstream’s address');
 });
 
+t.test('what is under way is listed from the oldest on, whoever leaves meanwhile', async (t) => {
+  const scene = await start(t);
+  const ids = ['a', 'b', 'c', 'd', 'e'];
+  const open: Stream[] = [];
+  for (const id of ids) open.push(await openStream(scene, { 'x-request-id': id }));
+  const listed = async () => (await look(scene)).streams.map(({ requestId }) => requestId);
+  t.same(await listed(), ids);
+  for (const gone of [0, 1]) {
+    open[gone]?.client.destroy();
+    await scene.gateway.ended();
+    t.same(await listed(), ids.slice(gone + 1));
+  }
+});
+
 t.test('a stream is ended by whom ops lets in, and by no other web page', async (t) => {
   const scene = await start(t);
   const { gateway } = scene;

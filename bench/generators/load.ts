@@ -73,7 +73,8 @@ async function run(plan: LoadPlan): Promise<LoadResult> {
     load: readUsage([process.pid]),
     machine: readMachine(),
   });
-  await Promise.race([delay(plan.warmupMs), done.promise]);
+  // Without a warm-up nothing has begun yet: a turn of the loop here would let first events pass uncounted.
+  if (plan.warmupMs > 0) await Promise.race([delay(plan.warmupMs), done.promise]);
   isMeasured = true;
   const before = sum();
   await Promise.race([delay(plan.measureMs), done.promise]);

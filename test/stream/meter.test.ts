@@ -1,8 +1,11 @@
 // Recorded streams give the usage that their providers reported, however they are cut; and what nobody reported is counted.
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { gzipSync } from 'node:zlib';
 import { countTokens as countCl100k } from 'gpt-tokenizer/encoding/cl100k_base';
 import { countTokens as countO200k } from 'gpt-tokenizer/encoding/o200k_base';
 import t from 'tap';
+import { createBatchedMeter } from '../../src/stream/batch.ts';
 import { createInflatingMeter } from '../../src/stream/inflate.ts';
 import { createBodyMeter, createNullMeter, createStreamMeter, type Meter } from '../../src/stream/meter.ts';
 import { createEventScanner } from '../../src/stream/sse.ts';
@@ -171,6 +174,27 @@ t.test('text is counted as the tokenizer would count it whole, and memory stays 
   t.ok(lengths.length > 2 && Math.max(...lengths) < 70_000, `held at most: ${Math.max(...lengths)}`);
   t.ok(meter.textLength >= Buffer.byteLength(text));
   t.equal(meter.model, 'gpt-4');
+});
+
+t.test('among many streams, compiled too, none keeps the chunks that its text came in', async (t) => {
+  setFlagsFromString('--expose-gc');
+  const collect: () => void = runInNewContext('gc');
+  const meters = Array.from({ length: 1000 }, () => createBatchedMeter(createStreamMeter(chat, tokenizer)));
+  const chunkBytes = 1300;
+  const event = (padding: string) => `{"obfuscation":"${padding}","choices":[{"index":0,"delta":{"content":"what is said."}}]}`;
+  const [first, other] = ['', 'x'.repeat(chunkBytes)].map((padding) => Buffer.from(`data: ${event(padding)}\n\n`));
+  collect();
+  const before = process.memoryUsage().heapUsed;
+  for (let events = 0; events < 35; events++) {
+    // Each chunk is a string of its own, as what is read from a socket.
+    for (const meter of meters) meter.observe((events === 0 ? first : other)!.toString('latin1'));
+  }
+  collect();
+  const perStream = (process.memoryUsage().heapUsed - before) / meters.length;
+  t.ok(perStream < 1.5 * chunkBytes, `${Math.round(perStream)} bytes a stream`);
+  t.equal(meters[0]?.eventCount, 35);
+  const usage = await meters[0]?.usage();
+  t.equal(usage?.output, countO200k('what is said.'.repeat(35)));
 });
 
 t.test('of an event over 1 MiB the usage is found, and its images are not kept', async (t) => {

@@ -101,6 +101,10 @@ export interface Relay {
   judge(nowMs: number): void;
 }
 
+const LF_LF = 0x0a0a;
+const CR_CR = 0x0d0d;
+const LF_CR_LF = 0x0a0d0a;
+const CR_CR_LF = 0x0d0d0a;
 /** One chunk in so many is timed: enough for a histogram, too few to be felt. */
 const OVERHEAD_SAMPLE = 32;
 
@@ -122,7 +126,7 @@ class BodyRelay implements Relay, Progress {
   private readonly events: RelayEvents;
   private state: 'flowing' | 'blocked' | 'unheard' | 'ending' | 'over' = 'flowing';
   private pending = '';
-  private tail = '';
+  private lastThree = 0; // bytes that went down: a string of them would be one more object that outlives its event
   private chunkCount = 0;
   private readAtMs = 0;
   private hasToken = false;
@@ -199,7 +203,8 @@ class BodyRelay implements Relay, Progress {
   private send(bytes: string): boolean {
     if (bytes === '') return true;
     this.flow.bytesOut += bytes.length;
-    this.tail = bytes.length >= 3 ? bytes.slice(-3) : (this.tail + bytes).slice(-3);
+    for (let at = Math.max(0, bytes.length - 3); at < bytes.length; at++)
+      this.lastThree = ((this.lastThree << 8) | bytes.charCodeAt(at)) & 0xffffff;
     return this.sink.write(bytes);
   }
 
@@ -241,7 +246,7 @@ class BodyRelay implements Relay, Progress {
 
   /** Whether something may be inserted here. */
   private isBetweenEvents(by: Meter): boolean {
-    return !this.isEncoded && endsBetweenEvents(this.flow.bytesOut, this.tail) && !by.isEventOpen;
+    return !this.isEncoded && endsBetweenEvents(this.flow.bytesOut, this.lastThree) && !by.isEventOpen;
   }
 
   private breakOff({ detail, outcome }: Break): void {
@@ -363,6 +368,7 @@ function heartbeat(hasIdOrRetry: boolean): string {
  * Whether the bytes sent so far end between two events: at a blank line, or before the first byte (WHATWG HTML 9.2.5).
  * A CR after a line break may be half of a CRLF that is still to come, and so counts as inside.
  */
-function endsBetweenEvents(bytesSent: number, tail: string): boolean {
-  return bytesSent === 0 || tail.endsWith('\n\n') || tail.endsWith('\r\r') || tail === '\n\r\n' || tail === '\r\r\n';
+function endsBetweenEvents(bytesSent: number, lastThree: number): boolean {
+  const lastTwo = lastThree & 0xffff;
+  return bytesSent === 0 || lastTwo === LF_LF || lastTwo === CR_CR || lastThree === LF_CR_LF || lastThree === CR_CR_LF;
 }

@@ -69,8 +69,9 @@ class ForwardedRequest implements Passage, EntranceEvents, TriesEvents, AnswerOw
   /** When the client left, where the answer is read on without it. */
   private unheardSinceMs: number | undefined;
   private isOver = false;
-  /** On the clock, and among those that are on their way. */
-  private seats: readonly (Seat<Passage> | Seat<Judged>)[] = [];
+  /** Among those that are on their way, and on the clock. */
+  private seat: Seat<Passage> | undefined;
+  private beat: Seat<Judged> | undefined;
   private readonly onHalfClose = () => this.halfClosed();
 
   constructor(journey: Journey, station: Station, admit: Admit) {
@@ -85,7 +86,8 @@ class ForwardedRequest implements Passage, EntranceEvents, TriesEvents, AnswerOw
   begin(): void {
     const { request, response } = this.journey;
     const { socket } = request;
-    this.seats = [this.station.passages.enter(this), this.station.clock.onBeat(this)];
+    this.seat = this.station.passages.enter(this);
+    this.beat = this.station.clock.onBeat(this);
     response.on('close', () => this.clientGone());
     socket.on('end', this.onHalfClose);
     request.on(REFUSED, (error: GatewayError) => this.fail(error, 'rejected'));
@@ -99,7 +101,8 @@ class ForwardedRequest implements Passage, EntranceEvents, TriesEvents, AnswerOw
   onOutcome(outcome: Outcome): void {
     if (this.isOver) return;
     this.isOver = true;
-    for (const seat of this.seats) seat.leave();
+    this.seat?.leave();
+    this.beat?.leave();
     this.journey.request.socket.off('end', this.onHalfClose);
     this.leaveEntrance();
     if (this.answer !== undefined && UPSTREAM_BROKE.has(outcome)) this.tries?.leading?.failed();
@@ -204,6 +207,7 @@ class ForwardedRequest implements Passage, EntranceEvents, TriesEvents, AnswerOw
     const upstream = attempt?.upstream ?? this.upstreamNow();
     const sentAtMs = attempt?.sentAtMs ?? this.station.clock.now();
     const received = { status, headers, upstream, key: attempt?.key, sentAtMs, strip: attempt?.edit.strip };
+    if (this.beat?.leave()) this.beat = this.station.clock.inTurn(this);
     this.answer = beginAnswer(received, this.journey, this.station, this);
     return this.answer;
   }

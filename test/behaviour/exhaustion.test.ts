@@ -658,6 +658,30 @@ t.test('a beat is judged a little in each turn of the loop, all by the time at w
   t.equal(new Set(first.map((look) => look.turn)).size, 20, 'one judge in each turn, as long as they take');
 });
 
+t.test('of thousands of streams that flow a beat judges a thousand, in turn; who waits for an answer is judged on each', async (t) => {
+  const clock = createClock(1);
+  t.teardown(() => clock.close());
+  const looks: { who: number; nowMs: number }[] = [];
+  const waiting: number[] = [];
+  const seats = Array.from({ length: 2500 }, (_, who) => clock.inTurn({ judge: (nowMs) => looks.push({ who, nowMs }) }));
+  clock.onBeat({ judge: (nowMs) => waiting.push(nowMs) });
+  seats[2400]?.leave();
+  while (waiting.length < 4) await setImmediate();
+  const beats = waiting.slice(0, 3).map((nowMs) => looks.filter((look) => look.nowMs === nowMs));
+  t.same(
+    beats.map((beat) => beat.length),
+    [1000, 1000, 499],
+  );
+  t.equal(new Set(beats.flat().map(({ who }) => who)).size, 2499, 'each of them once');
+  t.notOk(looks.some(({ who }) => who === 2400));
+  // The round begins anew with whoever is there then.
+  for (const seat of seats.slice(3)) seat.leave();
+  const seen = looks.length;
+  for (const from = waiting.length; waiting.length < from + 4; ) await setImmediate();
+  t.ok(looks.slice(seen).every(({ who }) => who < 3));
+  t.ok(looks.length >= seen + 6);
+});
+
 t.test('E2 1,000 connections that send nothing are closed within ten seconds, and a probe is served meanwhile', async (t) => {
   const socket = call(gateway.port, 'answer');
   t.match(String(await once(socket, 'data')), /^HTTP\/1\.1 200/);

@@ -85,6 +85,8 @@ export function createClock(beatMs: number = BEAT_MS, onFault: (fault: unknown) 
   }
 
   const timer = setInterval(() => {
+    // A round that is not through holds on to whoever was there as it began.
+    if (flowing.size === 0) round = undefined;
     if (always.size + flowing.size === 0 || isJudging) return;
     isJudging = true;
     setImmediate(beat, now(), due());

@@ -6,7 +6,8 @@ import { type AddressInfo, connect as connectSocket, type Socket } from 'node:ne
 import { join } from 'node:path';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { getHeapSpaceStatistics } from 'node:v8';
+import { getHeapSpaceStatistics, setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import t, { type Test } from 'tap';
 import { stringify } from 'yaml';
 import { createExchange } from '../../src/exchange.ts';
@@ -680,6 +681,27 @@ t.test('of thousands of streams that flow a beat judges a thousand, in turn; who
   for (const from = waiting.length; waiting.length < from + 4; ) await setImmediate();
   t.ok(looks.slice(seen).every(({ who }) => who < 3));
   t.ok(looks.length >= seen + 6);
+});
+
+t.test('streams that all leave while a round goes through them are not held by it', async (t) => {
+  setFlagsFromString('--expose-gc');
+  const collect: () => void = runInNewContext('gc');
+  const clock = createClock(1);
+  t.teardown(() => clock.close());
+  let judged = 0;
+  const seats = Array.from({ length: 1500 }, () => clock.inTurn({ judge: () => judged++ }));
+  // In functions of their own: what one that waits has had in its hands, it may hold on to.
+  const one = (() => new WeakRef(seats.at(-1)!.member))();
+  const leave = () => {
+    while (seats.length > 0) seats.pop()?.leave();
+  };
+  while (judged < 1000) await setImmediate();
+  leave();
+  for (let looks = 0; looks < 100 && one.deref() !== undefined; looks++) {
+    await setTimeout(2);
+    collect();
+  }
+  t.equal(one.deref(), undefined);
 });
 
 t.test('E2 1,000 connections that send nothing are closed within ten seconds, and a probe is served meanwhile', async (t) => {

@@ -80,8 +80,8 @@ class TextLane implements OpenLane {
 
   addRaw(piece: string): void {
     this.raw += piece;
-    // To look through it, V8 makes one text of the pieces, which as slices would keep their chunks alive: no looking whose answer
-    // is not needed would do, since what is compiled leaves that out.
+    // To look through it, V8 makes one text of the pieces, which as slices would keep their chunks alive. The answer has to be used:
+    // compiled code leaves out a look that nobody needs.
     this.hasEscapes = this.raw.includes('\\');
     this.lanes.grow(piece.length);
   }

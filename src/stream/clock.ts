@@ -85,9 +85,10 @@ export function createClock(beatMs: number = BEAT_MS, onFault: (fault: unknown) 
   }
 
   const timer = setInterval(() => {
+    if (isJudging) return;
     // A round that is not through holds on to whoever was there as it began.
     if (flowing.size === 0) round = undefined;
-    if (always.size + flowing.size === 0 || isJudging) return;
+    if (always.size + flowing.size === 0) return;
     isJudging = true;
     setImmediate(beat, now(), due());
   }, beatMs);

@@ -201,7 +201,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
     const readiness = () => ({ isReady: drain.state === 'ready', reason: drain.state });
     serveHealth(app, readiness, notice.asked);
     if (!isShared) serveHealth(ops, readiness, () => undefined);
-    for (const on of listeners.all) answerErrors(on, ledger, onFault);
+    for (const on of listeners.all) answerErrors(on, ledger, config, onFault);
     serveOps(ops, {
       ...{ config, listen: initial.ops.listen, isShared, handle: receive },
       scrape: (accept) => (common ?? metrics).scrape(accept),

@@ -58,7 +58,7 @@ export function createReception({ current, ledger, limiter, tracer, now }: Recep
       endpoint: exchange.endpoint,
       request: request.raw,
       response: reply.raw,
-      ownHeaders: pluginHeaders(reply),
+      ownHeaders: corsHeaders(reply, station.config),
     };
     const begin = requestTarget.path === PROBE_PATH ? probe : isUpgraded(request.raw) ? tunnel : forward;
     begin(journey, station, limiter.admit(request, exchange, client));
@@ -66,7 +66,7 @@ export function createReception({ current, ledger, limiter, tracer, now }: Recep
 }
 
 /** A refusal ends its exchange; whatever failed, the answer has OpenAI's form. */
-export function answerErrors(app: FastifyInstance, ledger: Ledger, onFault: (fault: unknown) => void): void {
+export function answerErrors(app: FastifyInstance, ledger: Ledger, config: () => Config, onFault: (fault: unknown) => void): void {
   app.decorateRequest('exchange', undefined);
   app.setErrorHandler((failure, request, reply) => {
     const error = asGatewayError(failure, onFault);
@@ -77,7 +77,7 @@ export function answerErrors(app: FastifyInstance, ledger: Ledger, onFault: (fau
       exchange.rejection = error.code;
       ledger.end(exchange, 'rejected');
     }
-    refuse(reply.raw, error, [...(exchange ? ['x-request-id', exchange.requestId] : []), ...pluginHeaders(reply)]);
+    refuse(reply.raw, error, [...(exchange ? ['x-request-id', exchange.requestId] : []), ...corsHeaders(reply, config())]);
   });
   app.setNotFoundHandler(async () => {
     throw new GatewayError('not_found');
@@ -108,8 +108,9 @@ const CORS = {
   optionsSuccessStatus: 200,
 };
 
-/** Headers that plugins have set; Node lists names and values flat. */
-function pluginHeaders(reply: FastifyReply): string[] {
+/** What the plugin has set, flat as Node lists headers. It says `Vary: Origin` even where nothing depends on the origin. */
+function corsHeaders(reply: FastifyReply, { server }: Config): string[] {
+  if (server.cors === undefined) return [];
   const set = reply.getHeaders();
   const list: string[] = [];
   for (const name in set) list.push(name, String(set[name]));

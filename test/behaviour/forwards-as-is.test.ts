@@ -42,6 +42,8 @@ t.test('method, path, query, headers and body go up byte for byte, with the key 
     ['x-twice', 'a'],
     ['X-Twice', 'b'],
   ]);
+  const added = head.rawHeaders.slice(3).map(([name]) => name);
+  t.same(added, ['content-length', 'x-request-id', 'x-sluicegate-upstream', 'Date', 'Connection', 'Keep-Alive'], 'and nothing else');
   t.equal(head.headers['x-sluicegate-upstream'], 'main');
   t.equal((await client.body()).toString(), 'abc');
 });

@@ -62,11 +62,14 @@ export function createMetrics(parts: MetricsParts): Metrics {
   const modelOf = ({ model, meter }: Exchange) => model ?? modelLabel(meter?.model);
   const toldOf = new WeakMap<Exchange, Told>();
 
-  /** Adds what a stream has relayed since it was last looked at: on each scrape and at its end, so that nothing is counted per event. */
-  function tellFlow(exchange: Exchange): void {
+  /**
+   * Adds what a stream has relayed since it was last looked at: on each scrape and at its end, so that nothing is counted per event.
+   * @returns what has been added by now, for whoever will look again
+   */
+  function tellFlow(exchange: Exchange): Told {
     const { upstream, meter } = exchange;
-    if (upstream === undefined) return;
     const told = toldOf.get(exchange) ?? { bytesIn: 0, bytesOut: 0, events: 0, tokens: 0 };
+    if (upstream === undefined) return told;
     const now = {
       bytesIn: exchange.bytesIn,
       bytesOut: exchange.bytesOut,
@@ -77,7 +80,7 @@ export function createMetrics(parts: MetricsParts): Metrics {
     add(our.bytes, now.bytesOut - told.bytesOut, upstream, 'out');
     add(our.events, now.events - told.events, upstream);
     add(our.relayedTokens, now.tokens - told.tokens, upstream, modelOf(exchange));
-    toldOf.set(exchange, now);
+    return now;
   }
 
   function recordTokens(exchange: Exchange, upstream: string, model: string): void {
@@ -126,7 +129,7 @@ export function createMetrics(parts: MetricsParts): Metrics {
   function collectGauges(): void {
     our.active.reset();
     for (const exchange of parts.live()) {
-      tellFlow(exchange);
+      toldOf.set(exchange, tellFlow(exchange));
       const { client, upstream } = exchange;
       if (upstream !== undefined) our.active.add(1, client, upstream, modelOf(exchange));
     }

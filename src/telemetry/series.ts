@@ -32,19 +32,28 @@ const MAX_SERIES = 10_000;
 const GATHERING_SERIES = 100;
 /** Who calls for what; the rest of the labels are ours. */
 const OPEN_LABELS = ['client', 'model', 'gen_ai_response_model'];
-/** Between the values of a key: in none of them. */
-const SEPARATOR = '\0';
-
 interface Row<Cell> {
   readonly labels: Record<string, string>;
   readonly cell: Cell;
+}
+
+/** What is known of series whose first labels have the values that lead here. */
+interface Branch<Cell> {
+  /** By the value of the next label: one key for all of them would have to be made, and hashed, for each write. */
+  readonly next: Map<string, Branch<Cell>>;
+  row: Row<Cell> | undefined;
+}
+
+function createBranch<Cell>(): Branch<Cell> {
+  return { next: new Map(), row: undefined };
 }
 
 /** The series of one metric. Beyond a bound, what differs only in names that come from outside is gathered under `other`. */
 class Table<Cell> {
   private readonly labelNames: readonly string[];
   private readonly create: () => Cell;
-  private readonly rows = new Map<string, Row<Cell>>();
+  private readonly rows: Row<Cell>[] = [];
+  private root: Branch<Cell> = createBranch();
 
   constructor(labelNames: readonly string[], create: () => Cell) {
     this.labelNames = labelNames;
@@ -52,27 +61,40 @@ class Table<Cell> {
   }
 
   at(values: LabelValues): Cell {
-    const key = values.length === 1 ? values[0]! : values.join(SEPARATOR);
-    return this.rows.get(key)?.cell ?? this.add(key, values);
+    let branch: Branch<Cell> | undefined = this.root;
+    for (let label = 0; label < values.length && branch !== undefined; label++) branch = branch.next.get(values[label]!);
+    return branch?.row?.cell ?? this.add(values);
   }
 
-  private add(key: string, values: LabelValues): Cell {
+  private add(values: LabelValues): Cell {
     if (values.length !== this.labelNames.length) throw new TypeError(`${values.length} labels instead of ${this.labelNames.join(', ')}`);
-    if (this.rows.size >= MAX_SERIES - GATHERING_SERIES) {
+    if (this.rows.length >= MAX_SERIES - GATHERING_SERIES) {
       const gathered = values.map((value, at) => (OPEN_LABELS.includes(this.labelNames[at]!) ? 'other' : value));
-      if (gathered.join(SEPARATOR) !== key) return this.at(gathered);
+      if (gathered.some((value, at) => value !== values[at])) return this.at(gathered);
     }
-    const cell = this.create();
-    this.rows.set(key, { labels: Object.fromEntries(this.labelNames.map((name, at) => [name, values[at]!])), cell });
-    return cell;
+    const row = { labels: Object.fromEntries(this.labelNames.map((name, at) => [name, values[at]!])), cell: this.create() };
+    this.rows.push(row);
+    this.branchOf(values).row = row;
+    return row.cell;
+  }
+
+  private branchOf(values: LabelValues): Branch<Cell> {
+    let branch = this.root;
+    for (const value of values) {
+      let next = branch.next.get(value);
+      if (next === undefined) branch.next.set(value, (next = createBranch()));
+      branch = next;
+    }
+    return branch;
   }
 
   clear(): void {
-    this.rows.clear();
+    this.rows.length = 0;
+    this.root = createBranch();
   }
 
   samples(samplesOf: (row: Row<Cell>) => readonly Sample[]): Sample[] {
-    return [...this.rows.values()].flatMap(samplesOf);
+    return this.rows.flatMap(samplesOf);
   }
 }
 

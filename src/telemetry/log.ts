@@ -42,9 +42,17 @@ export function createLogger(config: Config['log'], isTerminal: boolean, destina
  * Not pino's own destination: it holds without bound, and with a pipe that nobody reads the process can no longer exit.
  */
 export function createBoundedLines(stream: Writable, maxHeldBytes: number = MAX_HELD_BYTES): DestinationStream {
+  /** Of this turn of the loop: a write for each line would wake the reader as often. */
+  let gathered = '';
   let dropped = 0;
   // A reader that is gone (EPIPE) is no reason to end streams; what is written to it then is lost.
   stream.on('error', () => undefined);
+
+  function send(): void {
+    stream.write(gathered);
+    gathered = '';
+  }
+  process.on('exit', () => gathered === '' || send());
 
   function tellDropped(): void {
     const line = { level: 40, time: new Date().toISOString(), dropped, msg: 'log lines were dropped: nobody read them in time' };
@@ -54,8 +62,9 @@ export function createBoundedLines(stream: Writable, maxHeldBytes: number = MAX_
 
   return {
     write(line) {
-      if (stream.writableLength + line.length <= maxHeldBytes) {
-        stream.write(line);
+      if (stream.writableLength + gathered.length + line.length <= maxHeldBytes) {
+        if (gathered === '') setImmediate(send);
+        gathered += line;
       } else {
         if (dropped === 0) stream.once('drain', tellDropped);
         dropped += 1;

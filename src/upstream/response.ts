@@ -50,7 +50,8 @@ const MAX_SIZE_DIGITS = 13;
 const STATUS_LINE = /^HTTP\/1\.([01]) ([1-9]\d\d)(?: [\t -~\x80-\xff]*)?$/;
 /** RFC 9110 5.6.2 and 5.5, with no blank before the colon and no folding (RFC 9112 5.1, 5.2). */
 const FIELD_NAME = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
-const FIELD_VALUE = /^[\t -~\x80-\xff]*$/;
+/** What is neither part of a value nor the end of its line. */
+const NO_FIELD_LINE = /[^\t\r\n -~\x80-\xff]|\r(?!\n)|(?<!\r)\n/;
 
 /** Of a chunk that is in one read. */
 const MAX_QUICK_DIGITS = 6;
@@ -201,9 +202,9 @@ class StrictReader implements ResponseReader {
   }
 
   private readHead(fields: string): ResponseFault | undefined {
-    const lines = fields.split('\r\n');
-    const [, minor, code] = STATUS_LINE.exec(lines[0]!) ?? [];
-    const headers = readLines(lines.slice(1));
+    const statusEnd = endOfLine(fields, 0);
+    const [, minor, code] = STATUS_LINE.exec(fields.slice(0, statusEnd)) ?? [];
+    const headers = readLines(fields, statusEnd + 2);
     if (code === undefined || headers === undefined) return 'MALFORMED_HEAD';
     const status = Number(code);
     if (status === 101) return 'UNWANTED_UPGRADE';
@@ -221,6 +222,8 @@ class StrictReader implements ResponseReader {
     const codings: string[] = [];
     let options = '';
     for (let i = 0; i < headers.length; i += 2) {
+      const { length: size } = headers[i]!;
+      if (size !== 14 && size !== 17 && size !== 10) continue;
       const name = headers[i]!.toLowerCase();
       if (name === 'content-length') lengths.push(headers[i + 1]!);
       else if (name === 'transfer-encoding') codings.push(headers[i + 1]!);
@@ -252,7 +255,7 @@ class StrictReader implements ResponseReader {
   }
 
   private readTrailer(fields: string): ResponseFault | undefined {
-    if (fields !== '' && readLines(fields.split('\r\n')) === undefined) return 'MALFORMED_TRAILER';
+    if (readLines(fields, 0) === undefined) return 'MALFORMED_TRAILER';
     this.place = 'complete';
     return undefined;
   }
@@ -277,28 +280,37 @@ class StrictReader implements ResponseReader {
   }
 }
 
-/** Names and values, flat; undefined where a line is no field. */
-function readLines(lines: readonly string[]): HeaderList | undefined {
-  if (lines.length > MAX_HEADERS) return undefined;
+/** Names and values, flat, of the lines from `at` on; undefined where one is no field. */
+function readLines(text: string, at: number): HeaderList | undefined {
   const headers: HeaderList = [];
-  for (const line of lines) {
-    const colon = line.indexOf(':');
-    const name = line.slice(0, Math.max(0, colon));
-    const value = line.slice(colon + 1);
-    if (!FIELD_NAME.test(name) || !FIELD_VALUE.test(value)) return undefined;
-    headers.push(name, withoutBlanks(value));
+  if (NO_FIELD_LINE.test(text)) return undefined;
+  for (let start = at; start < text.length; ) {
+    const end = endOfLine(text, start);
+    const colon = text.indexOf(':', start);
+    const name = text.slice(start, colon);
+    if (colon < 0 || colon > end || !FIELD_NAME.test(name) || headers.length === 2 * MAX_HEADERS) return undefined;
+    headers.push(name, withoutBlanks(text, colon + 1, end));
+    start = end + 2;
   }
   return headers;
 }
 
+function endOfLine(text: string, start: number): number {
+  const end = text.indexOf('\r\n', start);
+  return end < 0 ? text.length : end;
+}
+
 /** Without blanks and tabs at either end (RFC 9110 5.6.3), and without any other character that some would call a blank. */
-function withoutBlanks(value: string): string {
-  let start = 0;
-  let end = value.length;
-  const isBlank = (at: number) => value[at] === ' ' || value[at] === '\t';
-  while (start < end && isBlank(start)) start++;
-  while (end > start && isBlank(end - 1)) end--;
-  return value.slice(start, end);
+function withoutBlanks(text: string, from: number, to: number): string {
+  let start = from;
+  let end = to;
+  while (start < end && isBlank(text.charCodeAt(start))) start++;
+  while (end > start && isBlank(text.charCodeAt(end - 1))) end--;
+  return text.slice(start, end);
+}
+
+function isBlank(code: number): boolean {
+  return code === 32 || code === 9;
 }
 
 /** An interim response has no body and ends no connection (RFC 9110 8.6, 15.2): what says otherwise is somebody's attempt at something. */

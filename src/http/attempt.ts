@@ -219,7 +219,8 @@ class UpstreamAttempt implements Attempt, UpstreamEvents {
     this.parts.metrics.attempt(this.upstream.name, result);
     this.traced?.end(result, this.parts.clock.now());
     const { exchange } = this.parts;
-    exchange.tried = exchange.tried.concat(`${this.upstream.name} ${result}`);
+    const told = `${this.upstream.name} ${result}`;
+    exchange.tried = exchange.tried.length === 0 ? [told] : [...exchange.tried, told];
   }
 
   abort(onClosed?: () => void): void {

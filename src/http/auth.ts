@@ -10,11 +10,7 @@ const MAX_KEY_LENGTH = 512;
 
 /** The SHA-256 of a key, as `keySha256` in the configuration holds it: 64 lower-case hexadecimal digits. */
 export function hashKey(key: string): string {
-  return digestOf(key).toString('hex');
-}
-
-function digestOf(key: string): Buffer {
-  return hash('sha256', Buffer.from(key, 'latin1'), 'buffer');
+  return hash('sha256', Buffer.from(key, 'latin1'), 'hex');
 }
 
 /**
@@ -30,7 +26,7 @@ export function createAuthenticator(config: Config): (rawHeaders: readonly strin
   const known = clients.flatMap((client) => client.keySha256.map((sha256) => ({ client, digest: Buffer.from(sha256, 'hex') })));
 
   return (rawHeaders) => {
-    const presented = digestOf(presentedKey(rawHeaders, headers));
+    const presented = Buffer.from(hashKey(presentedKey(rawHeaders, headers)), 'hex');
     let found: Client | undefined;
     // All are compared, whole: how long it takes tells nothing about any of them.
     for (const { client, digest } of known) if (timingSafeEqual(digest, presented)) found = client;

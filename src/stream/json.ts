@@ -255,6 +255,7 @@ function countBackslashes(text: string, start: number, end: number): number {
 
 /** Without escapes, and of one byte a character: what most keys and names are. */
 const PLAIN_STRING = /^"[ !#-[\]-~]*"$/;
+const NOT_ASCII = /[\x80-\xff]/;
 
 /** The text of a raw JSON string (latin1, with its quotes), or undefined where it is none. */
 export function decodeString(raw: string): string | undefined {
@@ -266,7 +267,7 @@ export function decodeString(raw: string): string | undefined {
 /** JSON.parse of raw bytes (latin1) as UTF-8; undefined where they are not JSON. */
 export function decodeValue(raw: string): unknown {
   try {
-    return JSON.parse(Buffer.from(raw, 'latin1').toString('utf8'));
+    return JSON.parse(NOT_ASCII.test(raw) ? Buffer.from(raw, 'latin1').toString('utf8') : raw);
   } catch {
     return undefined;
   }

@@ -81,8 +81,8 @@ class Table<Cell> {
   private branchOf(values: LabelValues): Branch<Cell> {
     let branch = this.root;
     for (const value of values) {
-      let next = branch.next.get(value);
-      if (next === undefined) branch.next.set(value, (next = createBranch()));
+      const next = branch.next.get(value) ?? createBranch();
+      branch.next.set(value, next);
       branch = next;
     }
     return branch;

@@ -57,7 +57,6 @@ export function createProbes(): (journey: Journey, station: Station, admit: Admi
       exchange.status = 200;
       exchange.phase = 'stream';
       response.writeHead(200, headers);
-      response.flushHeaders();
       const sink = createSink(response, { hasLength: false, graceMs: config.server.clientStallMs });
       const write = (text: string) => {
         exchange.bytesOut += text.length;

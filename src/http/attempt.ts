@@ -90,14 +90,7 @@ export function requestFor(
   const { upstream, basePath } = outlet;
   const path = upstreamPath(edit.requestTarget, basePath, upstream.query);
   if (isUpgraded(request)) return { method, path, headers: handshakeHeaders(rawHeaders, upstream, key), body, upgrade: 'websocket' };
-  const headers = requestHeaders(rawHeaders, upstream, key);
-  return {
-    method,
-    path,
-    // A body that was held has the length that it has.
-    headers: Buffer.isBuffer(body) ? headers.filter((_, at) => headers[at - (at % 2)]?.toLowerCase() !== 'content-length') : headers,
-    body,
-  };
+  return { method, path, headers: requestHeaders(rawHeaders, upstream, key, Buffer.isBuffer(body)), body };
 }
 
 /** For one try; nothing is sent yet. */

@@ -52,12 +52,29 @@ export function createTopLevelScanner(
   return new MemberScanner(wanted, maxValueBytes, inner);
 }
 
+interface Wanted {
+  readonly keys: ReadonlySet<string>;
+  /** Of the longest of them, all in escapes. */
+  readonly maxBytes: number;
+}
+
+const wantedIn = new WeakMap<readonly string[], Wanted>();
+
+/** Lists stand for many documents, so made once for each. */
+function wantedOf(list: readonly string[]): Wanted {
+  let wanted = wantedIn.get(list);
+  if (wanted === undefined) {
+    wanted = { keys: new Set(list), maxBytes: Math.max(0, ...list.map((key) => key.length * '\\u0000'.length)) };
+    wantedIn.set(list, wanted);
+  }
+  return wanted;
+}
+
 class MemberScanner implements TopLevelScanner {
-  private readonly wanted: readonly string[];
+  private readonly wanted: Wanted;
   private readonly maxValueBytes: number;
   private readonly inner: { readonly key: string; scan(bytes: string): void } | undefined;
   private readonly members = new Map<string, Member>();
-  private readonly maxKeyBytes: number;
   private place: Place = 'start';
   private base = 0; // bytes in earlier pieces
   private text = '';
@@ -73,13 +90,12 @@ class MemberScanner implements TopLevelScanner {
   bodyStart = -1;
   bodyEnd = -1;
   isEmpty = true;
-  private readonly lookalikes = new Set<string>();
+  private lookalikes: Set<string> | undefined;
 
   constructor(wanted: readonly string[], maxValueBytes: number, inner: { readonly key: string; scan(bytes: string): void } | undefined) {
-    this.wanted = wanted;
+    this.wanted = wantedOf(wanted);
     this.maxValueBytes = maxValueBytes;
     this.inner = inner;
-    this.maxKeyBytes = Math.max(0, ...wanted.map((key) => key.length * 6));
   }
 
   private keep(end: number, maxBytes: number): void {
@@ -96,7 +112,7 @@ class MemberScanner implements TopLevelScanner {
   }
 
   private endKey(): void {
-    this.keep(this.at - 1, this.maxKeyBytes);
+    this.keep(this.at - 1, this.wanted.maxBytes);
     this.key = undefined;
     // A key may be written with escapes: "\u0075sage" is usage.
     if (this.kept !== undefined) this.readKey(decodeString(`"${this.kept}"`) ?? '');
@@ -104,8 +120,13 @@ class MemberScanner implements TopLevelScanner {
   }
 
   private readKey(name: string): void {
-    if (this.wanted.includes(name)) this.key = name;
-    else if (this.wanted.includes(name.toLowerCase())) this.lookalikes.add(name.toLowerCase());
+    const { keys } = this.wanted;
+    const lower = name.toLowerCase();
+    if (keys.has(name)) this.key = name;
+    else if (keys.has(lower)) {
+      this.lookalikes ??= new Set();
+      this.lookalikes.add(lower);
+    }
   }
 
   private beginValue(code: number): void {
@@ -211,7 +232,7 @@ class MemberScanner implements TopLevelScanner {
       else if (this.place === 'inScalar') this.passScalar();
       else this.step(this.text.charCodeAt(this.at));
     }
-    this.keep(this.text.length, this.place === 'inKey' ? this.maxKeyBytes : this.maxValueBytes);
+    this.keep(this.text.length, this.place === 'inKey' ? this.wanted.maxBytes : this.maxValueBytes);
     this.base += this.text.length;
     this.text = '';
   }
@@ -233,7 +254,7 @@ class MemberScanner implements TopLevelScanner {
   }
 
   hasLookalike(name: string): boolean {
-    return this.lookalikes.has(name);
+    return this.lookalikes?.has(name) ?? false;
   }
 }
 

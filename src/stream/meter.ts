@@ -264,9 +264,11 @@ async function countInput(prompt: Prompt | undefined, { writes }: Dialect, model
   return body && (await tokenizer.countPrompt(model, body, writes === 'messages'));
 }
 
+const IN_ANSWER = ['usage', 'model'];
+
 /** A meter for a JSON answer: finds `usage` and `model` in passing, whatever the size. */
 export function createBodyMeter(dialect: Dialect, tokenizer: Tokenizer): Meter {
-  const scanner = createTopLevelScanner(['usage', 'model'], MAX_USAGE_BYTES);
+  const scanner = createTopLevelScanner(IN_ANSWER, MAX_USAGE_BYTES);
   const model = () => decodeString(scanner.value('model') ?? '') || undefined;
   /** The answer, as long as its tokens may have to be counted. */
   let kept: string[] | undefined = dialect.writes === undefined ? undefined : [];

@@ -27,8 +27,14 @@ function connectionNames(headers: readonly string[]): Set<string> | undefined {
  * The headers of the upstream's request: the client's, without hop-by-hop ones, without what identifies the client or
  * its browser, with the upstream's credential in place of the client's. What is added here no `Connection` header can remove.
  * @param key the key to inject, one of the upstream's
+ * @param isWhole the body was read, and has the length that it has, whatever the client said
  */
-export function requestHeaders(clientHeaders: readonly string[], upstream: Upstream, key: string | undefined): HeaderList {
+export function requestHeaders(
+  clientHeaders: readonly string[],
+  upstream: Upstream,
+  key: string | undefined,
+  isWhole: boolean = false,
+): HeaderList {
   const marked = connectionNames(clientHeaders);
   const own = ownHeaders(upstream);
   const out: HeaderList = [];
@@ -36,6 +42,7 @@ export function requestHeaders(clientHeaders: readonly string[], upstream: Upstr
     const name = clientHeaders[i]!;
     const key = name.toLowerCase();
     if (notForUpstream.has(key) || notForUpstreamPrefixes.test(key) || marked?.has(key) || own.replaced.has(key)) continue;
+    if (isWhole && key === 'content-length') continue;
     out.push(name, clientHeaders[i + 1]!);
   }
   // Compression would make the upstream hold bytes back to compress them.

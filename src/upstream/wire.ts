@@ -67,6 +67,7 @@ class WireConnection implements Connection {
   private freeUntilMs = Number.POSITIVE_INFINITY;
   private isRead = false; // by its own buffer
   private idleTimer: NodeJS.Timeout | undefined;
+  private idleMs = 0;
   private readonly opening: Opening;
 
   constructor(authority: string, open: OpenWire, listener: ConnectionListener) {
@@ -151,8 +152,19 @@ class WireConnection implements Connection {
   private rest(idleMs: number): void {
     this.goOn();
     this.freeUntilMs = performance.now() + idleMs;
-    this.idleTimer = setTimeout(() => this.close(), Math.max(0, idleMs)).unref();
+    this.closeAfter(Math.max(0, idleMs));
     this.listener.onRoom();
+  }
+
+  /** One timer for the connection's life: it runs on while a call is under way, and comes to nothing then. */
+  private closeAfter(idleMs: number): void {
+    if (this.idleTimer !== undefined && this.idleMs === idleMs) {
+      this.idleTimer.refresh();
+      return;
+    }
+    clearTimeout(this.idleTimer);
+    this.idleMs = idleMs;
+    this.idleTimer = setTimeout(() => this.isIdle && this.close(), idleMs).unref();
   }
 
   private goOn(): void {
@@ -188,7 +200,6 @@ class WireConnection implements Connection {
     const own = new WireCall(request, events, this);
     this.call = own;
     this.isStarted = false;
-    clearTimeout(this.idleTimer);
     this.write();
     return own;
   }

@@ -12,8 +12,8 @@ export interface ChoicesWalk {
   readonly isInString: boolean;
   /** There were choices, and each has had its reason. */
   readonly areFinished: boolean;
-  /** Whether whole chunks begin none of the choices, and end none: then they need not be read. False where that takes reading them. */
-  areUnmoved(chunks: string): boolean;
+  /** Where in `text[start, end)`, whole chunks, one of the choices may begin or end; `end` where none does: then they need not be read. */
+  movedAt(text: string, start: number, end: number): number;
 }
 
 /** Members of a choice whose values count. */
@@ -133,19 +133,21 @@ class BracketWalk implements ChoicesWalk {
     else this.book.begin(this.index);
   }
 
-  areUnmoved(chunks: string): boolean {
+  movedAt(text: string, start: number, end: number): number {
     // What has no index is the first.
-    return this.book.isKnown(0) && this.haveKnownIndexes(chunks) && haveNoReason(chunks);
+    if (!this.book.isKnown(0)) return start;
+    return reasonAt(text, start, this.unknownAt(text, start, end));
   }
 
   /** Of whatever has an index: of tool calls as well. */
-  private haveKnownIndexes(chunks: string): boolean {
-    for (let at = valueBehind(chunks, INDEX, 0); at >= 0; at = valueBehind(chunks, INDEX, at)) {
+  private unknownAt(text: string, start: number, end: number): number {
+    for (let at = valueBehind(text, INDEX, start); at >= 0 && at < end; at = valueBehind(text, INDEX, at)) {
+      const key = at - 1;
       let index = 0;
-      for (let code = chunks.charCodeAt(at); code >= 48 && code <= 57; code = chunks.charCodeAt(++at)) index = index * 10 + code - 48;
-      if (!this.book.isKnown(index)) return false;
+      for (let code = text.charCodeAt(at); code >= 48 && code <= 57; code = text.charCodeAt(++at)) index = index * 10 + code - 48;
+      if (!this.book.isKnown(index)) return key;
     }
-    return true;
+    return end;
   }
 
   get isOpen(): boolean {
@@ -161,11 +163,12 @@ class BracketWalk implements ChoicesWalk {
 const INDEX = 'index"';
 const FINISH_REASON = 'finish_reason"';
 
-function haveNoReason(chunks: string): boolean {
-  for (let at = valueBehind(chunks, FINISH_REASON, 0); at >= 0; at = valueBehind(chunks, FINISH_REASON, at)) {
-    if (chunks.charCodeAt(at) !== 110) return false;
+/** Of a reason that is not null. */
+function reasonAt(text: string, start: number, end: number): number {
+  for (let at = valueBehind(text, FINISH_REASON, start); at >= 0 && at < end; at = valueBehind(text, FINISH_REASON, at)) {
+    if (text.charCodeAt(at) !== 110) return at;
   }
-  return true;
+  return end;
 }
 
 /**

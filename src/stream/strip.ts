@@ -2,7 +2,11 @@
 // WHATWG HTML 9.2.6; works on binary strings: one latin1 character per byte.
 import type { Strip } from '../upstream/ask.ts';
 import type { ChoiceBook } from '../upstream/dialects/choice-book.ts';
-import { type CutTaker, createUsageCut, lineEnd, MAX_EVENT_BYTES, nextLine, type UsageCut } from './usage-cut.ts';
+import { MAX_EVENT_BYTES } from './at-sight.ts';
+import { type CutTaker, createUsageCut, lineEnd, nextLine, type UsageCut } from './usage-cut.ts';
+
+/** A read is cut anywhere, and may hold a stream's first event or its last: three events to walk through, and the rest at sight. */
+const MAX_LOOKS = 3;
 
 export interface UsageStrip {
   /** Looks at the next bytes of the body (latin1), cut anywhere; returns what may go down now. */
@@ -130,22 +134,22 @@ class GatheringStrip implements UsageStrip, CutTaker {
   }
 
   next(bytes: string): string {
-    const whole = this.endsInCr || this.cut.isFinished ? undefined : this.cut.passWhole(bytes);
-    return whole ?? this.nextWalked(bytes);
+    const isBehindCr = this.endsInCr;
+    let at = isBehindCr && bytes.startsWith('\n') ? 1 : 0;
+    if (at === 1) this.takeLf();
+    if (bytes !== '') this.endsInCr = bytes.endsWith('\r');
+    for (let looks = isBehindCr ? 0 : MAX_LOOKS; looks > 0 && at < bytes.length && !this.cut.isFinished; looks--) {
+      at = this.cut.passAtSight(bytes, at);
+      if (at < bytes.length) at += this.cut.walk(bytes.slice(at, endOfEvent(bytes, at)), 0);
+    }
+    while (at < bytes.length) at = this.cut.isFinished ? this.gather(bytes, at) : this.cut.walk(bytes, at);
+    return this.take();
   }
 
   private take(): string {
     const bytes = this.out;
     this.out = '';
     return bytes;
-  }
-
-  private nextWalked(bytes: string): string {
-    let start = this.endsInCr && bytes.startsWith('\n') ? 1 : 0;
-    if (start === 1) this.takeLf();
-    if (bytes !== '') this.endsInCr = bytes.endsWith('\r');
-    while (start < bytes.length) start = this.cut.isFinished ? this.gather(bytes, start) : this.cut.walk(bytes, start);
-    return this.take();
   }
 
   rest(): string {
@@ -158,6 +162,12 @@ class GatheringStrip implements UsageStrip, CutTaker {
   get heldBytes(): number {
     return this.cut.held.length + this.gathered.length + this.line.length;
   }
+}
+
+/** Behind the next blank line, or at the end. */
+function endOfEvent(bytes: string, start: number): number {
+  const blank = bytes.indexOf('\n\n', start);
+  return blank < 0 ? bytes.length : blank + 2;
 }
 
 /** The value of a `data` line, without its line break; undefined for other lines. */

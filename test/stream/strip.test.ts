@@ -174,7 +174,7 @@ t.test('of any provider’s stream, exactly what was asked for is taken out, how
     assert.equal(whole, direct, `round ${round}, whole`);
     const once = strip([direct], what);
     if (!isRunning) assert.equal(once, direct, `round ${round}: nothing to take out`);
-    for (const max of [1, 3, 40, 400]) {
+    for (const max of [1, 3, 40, 400, 1500]) {
       const got = strip(cutAtRandom(asked, random, max), what);
       assert.equal(got, direct, `round ${round}, pieces up to ${max}`);
       assert.equal(strip(cutBetweenEvents(asked, random), what), direct, `round ${round}, whole events`);
@@ -212,13 +212,20 @@ t.test('what a provider sends unasked stays where it can be told apart', async (
     'a choice without an index that began behind another':
       content.replace('"index":0', '"index":1') + content.replace('"index":0,', '') + stop.replace('"index":0', '"index":1') + usageChunk,
     'a scalar usage': line('"usage":5,"id":1') + line('"usage":nul,"id":1') + line('"usage":nullx,"id":1') + line('"id":1,"usage":"null"'),
+    'a comment and an unknown field that end as an event does': ': {"a":1,"usage":null}\n\nfoo: {"a":1,"usage":null}\n\n',
+    'an unknown field behind a line that ends in CR': 'data: {"a":1}\rfoo: {"a":1,"usage":null}\n\n',
+    'an event over a mebibyte': line(`"a":"${'x'.repeat(1_048_576)}","usage":null`),
     'a value over lines that is broken': 'data: {"id":1,"usage":nu\ndata: ll}\n\ndata: {"a":"\ndata: b","usage":null}\n\n',
   };
   for (const [name, stream] of Object.entries(kept)) {
     t.equal(strip([stream]), stream, name);
-    t.equal(strip([...stream]), stream, `${name}, byte by byte`);
+    t.equal(strip([content, stream]), content + stream, `${name}, behind content`);
+    if (stream.length < 10_000) t.equal(strip([...stream]), stream, `${name}, byte by byte`);
     t.equal(strip(stream.split(/(?<=\n\n)/)), stream, `${name}, event by event`);
   }
+  const withNull = content.replace('}\n\n', ',"usage":null}\n\n');
+  const scalar = line('"id":1,"usage":5');
+  t.equal(strip([content, withNull + scalar + withNull]), content + content + scalar + content, 'a scalar usage between what goes');
 });
 
 t.test('what was asked for comes out with its comma, its space and its lines', async (t) => {

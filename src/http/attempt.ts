@@ -213,6 +213,7 @@ class UpstreamAttempt implements Attempt, UpstreamEvents {
     this.traced?.end(result, this.parts.clock.now());
     const { exchange } = this.parts;
     const told = `${this.upstream.name} ${result}`;
+    // Most calls have one, and a spread leaves room to grow, which would live as long as the stream.
     exchange.tried = exchange.tried.length === 0 ? [told] : [...exchange.tried, told];
   }
 

@@ -34,7 +34,7 @@ class ResponseSink implements Sink {
   private readonly options: SinkOptions;
   private readonly direct: Socket | undefined;
   /** What keeps the head for the first bytes. */
-  private corked: Socket | undefined;
+  private corked: Socket | null = null;
 
   constructor(response: ServerResponse, options: SinkOptions) {
     this.response = response;
@@ -51,7 +51,7 @@ class ResponseSink implements Sink {
    */
   private sendHead(): void {
     const { socket } = this.response;
-    this.corked = socket ?? undefined;
+    this.corked = socket;
     socket?.cork();
     this.response.flushHeaders();
     queueMicrotask(() => queueMicrotask(() => this.uncork()));
@@ -60,7 +60,7 @@ class ResponseSink implements Sink {
   /** Before the meter looks at what was sent, which takes as long as all else that is done for a first event. */
   private uncork(): void {
     this.corked?.uncork();
-    this.corked = undefined;
+    this.corked = null;
   }
 
   get heldBytes(): number {
@@ -69,7 +69,7 @@ class ResponseSink implements Sink {
 
   write(bytes: string | Buffer): boolean {
     const wantsMore = this.frame(bytes);
-    if (this.corked !== undefined) this.uncork();
+    if (this.corked !== null) this.uncork();
     return wantsMore;
   }
 

@@ -8,6 +8,7 @@ const IN_ENVELOPE = ['model', 'usage'];
 const AT_TOP = ['type', 'sequence_number', 'model', 'usage', 'error', ENVELOPE];
 /** Where images and audio stand. That they are there is what counts. */
 const OPAQUE = ['b64_json', 'partial_image_b64', 'audio'];
+const IN_EVENT = [...AT_TOP, ...OPAQUE];
 
 export interface Excerpt {
   /** The next bytes of the event's data (latin1), cut anywhere. */
@@ -20,11 +21,11 @@ export interface Excerpt {
 
 export function createExcerpt(): Excerpt {
   const envelope = createTopLevelScanner(IN_ENVELOPE, MAX_VALUE_BYTES);
-  const event = createTopLevelScanner([...AT_TOP, ...OPAQUE], MAX_VALUE_BYTES, { key: ENVELOPE, scan: (bytes) => envelope.scan(bytes) });
+  const event = createTopLevelScanner(IN_EVENT, MAX_VALUE_BYTES, { key: ENVELOPE, scan: (bytes) => envelope.scan(bytes) });
 
   function text(): string {
     if (!event.isComplete) return '';
-    const members = membersOf(event, [...AT_TOP, ...OPAQUE]);
+    const members = membersOf(event, IN_EVENT);
     if (event.member(ENVELOPE) !== undefined && event.value(ENVELOPE) === undefined) {
       members.push(`"${ENVELOPE}":{${membersOf(envelope, IN_ENVELOPE).join()}}`);
     }

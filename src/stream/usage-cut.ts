@@ -75,7 +75,6 @@ class MemberCut implements UsageCut {
   private key = '';
   private isUsage = false; // the member may have to go
   private isEscaped = false;
-  private readonly movedAt = (bytes: string, start: number, end: number) => this.choices.movedAt(bytes, start, end);
 
   constructor(strip: Strip, book: ChoiceBook, to: CutTaker) {
     this.strip = strip;
@@ -297,7 +296,7 @@ class MemberCut implements UsageCut {
 
   passAtSight(bytes: string, start: number): number {
     if (!this.isBetween || this.isUncut) return start;
-    const { end, out } = lookAt(bytes, start, this.strip.final, this.movedAt);
+    const { end, out } = lookAt(bytes, start, this.strip.final, this.choices);
     if (end === start) return start;
     this.release();
     this.suspended = START;

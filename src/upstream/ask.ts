@@ -30,6 +30,8 @@ interface Missing {
 export const askedMembers = ['stream', 'stream_options'] as const;
 /** Options longer than this are nobody's. */
 export const MAX_OPTIONS_BYTES = 64 * 1024;
+/** Of the options, what asking depends on. */
+const OPTIONS = ['include_usage', 'continuous_usage_stats'];
 const INCLUDE = '"include_usage":true';
 const CONTINUOUS = '"continuous_usage_stats":true';
 
@@ -65,7 +67,7 @@ function ask(scanner: TopLevelScanner, asking: Asking, createScanner: typeof cre
     const { members, strip } = missingFrom(undefined, undefined, asking)!;
     return { strip, splice: { start: options.valueStart, end: options.valueEnd, text: `{${members.join()}}` } };
   }
-  const inner = createScanner(['include_usage', 'continuous_usage_stats'], MAX_OPTIONS_BYTES);
+  const inner = createScanner(OPTIONS, MAX_OPTIONS_BYTES);
   inner.scan(options.raw);
   const missing = inner.isComplete && !isDoubled(inner) ? missingFrom(...flags(inner), asking) : undefined;
   if (missing === undefined) return undefined;
@@ -74,7 +76,7 @@ function ask(scanner: TopLevelScanner, asking: Asking, createScanner: typeof cre
 }
 
 function isDoubled(options: TopLevelScanner): boolean {
-  return ['include_usage', 'continuous_usage_stats'].some((key) => (options.member(key)?.occurrences ?? 0) > 1);
+  return OPTIONS.some((key) => (options.member(key)?.occurrences ?? 0) > 1);
 }
 
 function flags(options: TopLevelScanner): [include: string | undefined, continuous: string | undefined] {

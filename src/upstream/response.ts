@@ -223,7 +223,7 @@ class StrictReader implements ResponseReader {
     let options = '';
     for (let i = 0; i < headers.length; i += 2) {
       const { length: size } = headers[i]!;
-      if (size !== 14 && size !== 17 && size !== 10) continue;
+      if (size !== 14 && size !== 17 && size !== 10) continue; // as long as none of the names below
       const name = headers[i]!.toLowerCase();
       if (name === 'content-length') lengths.push(headers[i + 1]!);
       else if (name === 'transfer-encoding') codings.push(headers[i + 1]!);

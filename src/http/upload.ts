@@ -53,10 +53,6 @@ class RequestUpload implements Upload {
     this.maxBytes = maxBytes;
     this.events = events;
     this.hasBody = hasBody(request);
-    if (!this.hasBody) return;
-    // Attached before the first read: a paused request starts to flow only when it is read, or the upstream asks.
-    request.pause();
-    request.on('data', this.onData).on('end', this.onEnd);
   }
 
   private pass(chunk: Buffer): void {
@@ -77,12 +73,22 @@ class RequestUpload implements Upload {
 
   read(onEnd: () => void): void {
     this.onRead = onEnd;
-    this.request.resume();
+    const whole = takeWhole(this.request);
+    if (whole === undefined) {
+      this.listen();
+      return;
+    }
+    this.pass(whole);
+    this.finish();
+  }
+
+  private listen(): void {
+    this.request.on('data', this.onData).on('end', this.onEnd);
   }
 
   stream(): Readable | undefined {
-    if (!this.hasBody) return undefined;
-    this.body ??= new Readable({
+    if (!this.hasBody || this.body !== undefined) return this.body;
+    this.body = new Readable({
       highWaterMark: READ_AHEAD_BYTES,
       read: () => void this.request.resume(),
       destroy: (_, callback) => {
@@ -90,6 +96,9 @@ class RequestUpload implements Upload {
         callback(null);
       },
     });
+    // A paused request starts to flow only when the upstream asks.
+    this.request.pause();
+    this.listen();
     return this.body;
   }
 
@@ -97,4 +106,13 @@ class RequestUpload implements Upload {
     this.onRead = undefined;
     this.request.off('data', this.onData).off('end', this.onEnd).resume();
   }
+}
+
+/**
+ * The body, where all of it has come along with its head, as short ones do: without the turns of Node's queues in which a stream
+ * tells of its data and of its end. By the length that it was announced with, as the end is only told of behind the data.
+ */
+function takeWhole(request: IncomingMessage): Buffer | undefined {
+  const { readableLength, headers } = request;
+  return readableLength === Number(headers['content-length']) ? (request.read() ?? undefined) : undefined;
 }

@@ -22,6 +22,7 @@ import { createTokenizer, type Tokenizer } from './stream/tokens.ts';
 import { createBoard } from './telemetry/board.ts';
 import { faultFacts, type Logger, logExchange } from './telemetry/log.ts';
 import { createMetrics } from './telemetry/metrics.ts';
+import { createRecorder } from './telemetry/recorder.ts';
 import type { Extent, Page, Snapshot } from './telemetry/registry.ts';
 import { openTracing } from './telemetry/tracing.ts';
 import { type View, viewUpstreams } from './telemetry/view.ts';
@@ -108,7 +109,8 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
     isLimitStoreUp: () => stores.store.isUp,
   });
   const board = createBoard(underWay, clock.now);
-  const ledger = createLedger(clock.now, (exchange) => clock.spread(() => tell(exchange)));
+  const recorder = createRecorder((ended) => clock.spread(() => ended.forEach(tell)));
+  const ledger = createLedger(clock.now, recorder.take);
 
   // Where they come in, and what they may use.
   const listeners = createListeners(initial, {
@@ -159,7 +161,18 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
     for (const { exchange } of passages) yield exchange;
   }
 
+  function read(extent: Extent): Promise<Snapshot> {
+    recorder.flush();
+    return metrics.read(extent);
+  }
+
+  function scrape(accept: string): Promise<Page> {
+    recorder.flush();
+    return (common ?? metrics).scrape(accept);
+  }
+
   function look(): View {
+    recorder.flush();
     return {
       ...{ version, state: drain.state, startedAt, at: Date.now(), workers: 1 },
       ...{ url: listeners.urls.url, isKeyNeeded: config().clients.length > 0 },
@@ -187,6 +200,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   async function close(drainMs: number = config().server.drainMs): Promise<void> {
     await drain.begin(app, drainMs);
     await ledger.settled();
+    recorder.flush();
     await tracing.close();
     if (!isShared) await ops.close();
     outlets.close();
@@ -204,7 +218,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
     for (const on of listeners.all) answerErrors(on, ledger, config, onFault);
     serveOps(ops, {
       ...{ config, listen: initial.ops.listen, isShared, handle: receive },
-      scrape: (accept) => (common ?? metrics).scrape(accept),
+      scrape,
       look: async () => common?.look() ?? look(),
       endStream: async (id) => common?.endStream(id) ?? endStream(id),
     });
@@ -220,7 +234,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   }
   return {
     ...listeners.urls,
-    ...{ reload, reloadFailed: () => metrics.reloaded(false), close, read: metrics.read, look, endStream },
+    ...{ reload, reloadFailed: () => metrics.reloaded(false), close, read, look, endStream },
     drain: (drainMs = config().server.drainMs) => drain.begin(app, drainMs),
   };
 }

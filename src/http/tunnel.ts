@@ -94,7 +94,8 @@ export function tunnel(journey: Journey, station: Station, admit: Admit): void {
       ...{ client: socket, upstream: upstreamSocket, meter, flow: exchange, now: clock.now, spread: clock.spread, errorOf: detailOf },
       bounds: { clientStallMs: config.server.clientStallMs, upstreamStallMs: upstream.timeouts.idleMs },
       onPhase(phase) {
-        exchange.phase = phase;
+        // What ended while it was blocked did so in that phase, whatever its sockets say of it later.
+        if (!isOver) exchange.phase = phase;
       },
       onLeft(leftAtMs) {
         const { phase } = exchange;

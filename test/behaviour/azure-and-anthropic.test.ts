@@ -180,8 +180,9 @@ t.test('Azure: whatever goes wrong is the SDK’s own exception', async (t) => {
   t.equal(classOf(unknown), 'AuthenticationError');
   await azure.ended();
 
-  for (const calling of [call({ apiKey: NARROW_KEY }, 'her-gpt'), call({ apiKey: NARROW_KEY, deployment: 'her-gpt' })]) {
-    const forbidden = await thrown(calling);
+  const callsOfHers = [() => call({ apiKey: NARROW_KEY }, 'her-gpt'), () => call({ apiKey: NARROW_KEY, deployment: 'her-gpt' })];
+  for (const callHers of callsOfHers) {
+    const forbidden = await thrown(callHers());
     t.match(forbidden, { status: 403, code: 'model_not_allowed' }, 'a deployment is a model, in the body and in the path');
     t.equal(classOf(forbidden), 'PermissionDeniedError');
     await azure.ended();

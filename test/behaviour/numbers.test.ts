@@ -286,6 +286,25 @@ t.test('an answer that is not streamed', async (t) => {
   t.equal((await gateway.metrics()).value('sluicegate_tokens_total', { model: 'text-embedding-3', kind: 'input' }), 8);
 });
 
+t.test('whoever reads right behind an answer reads of it, and closing loses no line', async (t) => {
+  const upstream = await startUpstream();
+  t.teardown(() => upstream.close());
+  const gateway = await startTestGateway(t, upstream.url);
+  const client = await connect(gateway.port);
+  for (let call = 1; call <= 12; call++) {
+    client.request({ ...chat, target: '/v1/embeddings' });
+    (await upstream.request()).respond(200, { 'content-type': 'application/json' }, '{"usage":{"prompt_tokens":8}}');
+    await client.body();
+    if (call % 2 === 0) t.equal((await gateway.metrics()).value('sluicegate_tokens_total', { kind: 'input' }), 8 * call);
+    else t.match(gateway.look(), { streamCount: 0, totals: { requests: call } });
+  }
+  client.request({ ...chat, target: '/v1/embeddings' });
+  (await upstream.request()).respond(200, {}, '{}');
+  await client.body();
+  await gateway.close();
+  t.equal(gateway.output.match(/"msg":"request"/g)?.length, 13);
+});
+
 t.test('D16 model names from outside cannot grow the registry without bound', async (t) => {
   const upstream = await startUpstream();
   t.teardown(() => upstream.close());

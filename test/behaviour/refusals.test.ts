@@ -1,14 +1,16 @@
 // Promise: bad input and unwanted callers get a clear error in OpenAI's form, and the upstream hears nothing of them.
-import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { type AddressInfo, createServer } from 'node:net';
 import t, { type Test } from 'tap';
-import { startTestGateway, type TestGateway } from '../support/gateway.ts';
+import { stringify } from 'yaml';
+import { loadConfig } from '../../src/config.ts';
+import { hashKey } from '../../src/http/auth.ts';
+import { startTestGateway, type TestGateway, UPSTREAM_KEY } from '../support/gateway.ts';
 import { type ScriptedUpstream, startUpstream } from '../support/upstream.ts';
 import { connect, type WireRequest } from '../support/wire.ts';
 
 const KEY = 'sk-client-canary-abcdef';
-const clients = [{ name: 'web-app', keySha256: createHash('sha256').update(KEY).digest('hex') }];
+const clients = [{ name: 'web-app', keySha256: hashKey(KEY) }];
 const chat = { method: 'POST', target: '/v1/chat/completions', body: '{}' };
 
 async function start(t: Test, settings: Record<string, object> = {}): Promise<{ upstream: ScriptedUpstream; gateway: TestGateway }> {
@@ -129,6 +131,26 @@ t.test('D1 client keys: none, empty, of another scheme, doubled or unknown', asy
   }
   t.match(await gateway.metrics().then((metrics) => metrics.value('sluicegate_requests_total', { client: 'web-app' })), 5);
   t.notMatch(gateway.output, 'canary', 'no key in the log');
+});
+
+t.test('a key that was right is so only for as long as the configuration has it', async (t) => {
+  const { upstream, gateway } = await start(t, { clients });
+  const headers = { authorization: `Bearer ${KEY}` };
+  const client = await connect(gateway.port);
+  for (let call = 0; call < 2; call++) {
+    client.request({ ...chat, headers });
+    (await upstream.request()).respond(200, {}, '{}');
+    t.equal((await client.head()).status, 200);
+    await client.body();
+  }
+  const text = stringify({
+    upstreams: { main: { baseUrl: upstream.url, apiKey: UPSTREAM_KEY } },
+    clients: [{ name: 'other', keySha256: hashKey('sk-of-another') }],
+  });
+  const loaded = loadConfig({ file: 'test.yaml', text }, {});
+  if (!loaded.ok) throw new Error('not a configuration');
+  gateway.reload(loaded.config);
+  t.equal((await ask(gateway.port, { ...chat, headers })).status, 401);
 });
 
 t.test('C13 a key is judged before the body is asked for', async (t) => {

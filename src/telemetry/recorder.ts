@@ -19,6 +19,7 @@ export function createRecorder(record: (ended: readonly Exchange[]) => void): Re
   let timer: NodeJS.Timeout | undefined;
 
   function flush(): void {
+    if (waiting.length === 0) return;
     clearTimeout(timer);
     const ended = waiting;
     waiting = [];

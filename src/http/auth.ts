@@ -26,8 +26,8 @@ export function createAuthenticator(config: Config): (rawHeaders: readonly strin
   const known = clients.flatMap((client) => client.keySha256.map((sha256) => ({ client, digest: Buffer.from(sha256, 'hex') })));
 
   /**
-   * The keys that were right, for as long as this configuration serves: hashing one takes as long as the rest of a request's way in.
-   * A table goes by hashes with a seed of this process, so that its time, too, tells nothing of a key that is near to one of them.
+   * The keys that were right, for as long as this configuration serves: a hash and a comparison with each known one are made once and
+   * not for every call. A Map goes by hashes with a seed of this process, so that its time, too, tells nothing of a key that is near.
    */
   const proven = new Map<string, Client>();
 
